@@ -1,0 +1,106 @@
+//! What dre-elect publishes of itself, and the JSON contract that `drectl status --json` prints.
+//!
+//! The loop publishes a [`Snapshot`] (moments, no strings formatted) whenever something changed; whoever reads
+//! it turns it into a [`Status`] with the moment of reading, so ages and what is left of the lease are
+//! true when they are read, not when they were written.
+
+use serde::{Deserialize, Serialize};
+
+/// `drectl status --json`. Fields may be added, never renamed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    pub group: String,
+    pub node: String,
+    /// `standby` | `claiming` | `active` | `releasing`
+    pub role: String,
+    pub term: u64,
+    /// When this role began; RFC 3339, UTC.
+    pub since: String,
+    /// The rule that led here, as the README's table spells it.
+    pub rule: String,
+    pub lease: Lease,
+    pub peer: Peer,
+    pub links: Vec<Link>,
+    /// The first configured arbitrator that answers, else the first; `None` without one.
+    pub arbitrator: Option<Arbitrator>,
+    pub vips: Vips,
+    pub services: Vec<Service>,
+    pub fit: bool,
+    /// Why not, empty when fit.
+    pub unfit_because: Vec<String>,
+    pub maintenance: bool,
+    pub standalone: bool,
+    pub alarms: Vec<Alarm>,
+    /// Datagrams that did not verify, by reason, since the start.
+    pub rejected: Vec<Rejected>,
+    pub version: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    pub held: bool,
+    pub left_ms: u64,
+    /// The vote beside its own: `peer` | `arbitrator` | `wire` (no arbitrator configured, the wire
+    /// was silent) | `standalone` | `none`
+    pub by: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Peer {
+    pub node: String,
+    /// `heard` | `suspect` | `lost` | `never` (not heard since the start)
+    pub state: String,
+    /// Its role as last heard.
+    pub role: String,
+    pub fit: bool,
+    pub heard_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Link {
+    pub name: String,
+    /// Both directions work.
+    pub up: bool,
+    /// `up` | `one-way` (we hear the peer, it does not hear us here, or we do not know) | `down`
+    pub state: String,
+    pub rtt_us: u64,
+    pub loss_pct: f64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Arbitrator {
+    pub address: String,
+    pub reachable: bool,
+    pub rtt_us: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vips {
+    pub wanted: u32,
+    pub held: u32,
+    pub announced: u32,
+    /// `open` | `shut` | `lifetimes-open` | `lifetimes-shut` (the kernel refused BPF) | `absent` (no dre-vip)
+    pub gate: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Service {
+    pub unit: String,
+    /// systemd's ActiveState.
+    pub state: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Two words, as in the README's table: `PeerStillServes`.
+    pub name: String,
+    pub text: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rejected {
+    pub reason: String,
+    pub count: u64,
+}
