@@ -3,4 +3,6 @@
 //! Enforced twice: the lints below (their lists are in `.clippy.toml`) and `tests/tidy.rs`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod liveness;
 pub mod time;
+pub mod wire;
