@@ -31,6 +31,8 @@ pub struct Status {
     pub maintenance: bool,
     pub standalone: bool,
     pub alarms: Vec<Alarm>,
+    /// The last takeover this node took part in; `None` before the first.
+    pub last_takeover: Option<Takeover>,
     /// Datagrams that did not verify, by reason, since the start.
     pub rejected: Vec<Rejected>,
     pub version: String,
@@ -103,4 +105,17 @@ pub struct Alarm {
 pub struct Rejected {
     pub reason: String,
     pub count: u64,
+}
+
+/// How long nobody answered for the VIPs, as the nodes themselves measured it: from the gate that shut to the gate that
+/// opened, including one way of a heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Takeover {
+    /// This node took the role; else the peer did.
+    pub here: bool,
+    pub gap_us: u64,
+    /// RFC 3339, UTC.
+    pub at: String,
+    /// The rule by which it began.
+    pub rule: String,
 }

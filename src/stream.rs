@@ -20,11 +20,12 @@ pub enum Order {
     /// Answer for the VIPs until this moment and no longer. Sent again whenever the lease grows.
     /// The first one of a term brings the addresses up and announces them.
     Hold { until: Moment, term: u64 },
-    /// Shut the gate now, then take the addresses away. Answered by [`Report::Shut`].
-    Drop,
+    /// Shut the gate now, then take the addresses away. Answered by [`Report::Shut`] with the same number.
+    Drop { serial: u64 },
     /// Probe the wire for foreign holders every so many microseconds; 0 = stop probing. `round` comes back
-    /// in the reports, so that answers to an earlier round count for nothing.
-    Probe { every_us: u32, round: u64 },
+    /// in the reports, so that answers to an earlier round count for nothing. `defer`: another's *probe* for the same VIP
+    /// counts as an answer too (two nodes that probe at once must not both find the wire quiet; one of the two defers).
+    Probe { every_us: u32, round: u64, defer: bool },
     /// Announce every held VIP again, from the first round on (after two were active).
     Announce,
 }
@@ -35,8 +36,11 @@ pub enum Report {
     /// First message on a stream, and again after each reload: the gate is there (and shut, at the
     /// start of a stream); `digest` is that of the configuration dre-vip runs with.
     Armed { gate: GateKind, digest: [u8; 32] },
-    /// The gate is shut: nothing of this node answers for a VIP.
-    Shut,
+    /// An [`Order::Hold`] was carried out: the deadline is in the kernel's map. Silence here means that
+    /// dre-vip hangs.
+    Stored { until: Moment },
+    /// The gate is shut: nothing of this node answers for a VIP. `serial` is the order's; 0 = it shut by itself.
+    Shut { serial: u64 },
     /// The gate is open and the addresses usable; announcing has begun. `at` = when the gate opened.
     Open { term: u64, at: Moment },
     /// A probe of every probed VIP went out at `at`.

@@ -230,16 +230,21 @@ impl Liveness {
         bits
     }
 
+    /// The same history under new settings; links are laid anew when their number changed.
+    #[must_use]
+    pub fn carried_over(&self, fresh: Self) -> Self {
+        let links = if fresh.links.len() == self.links.len() { self.links.clone() } else { fresh.links };
+        Self { dead_after: fresh.dead_after, links, ..self.clone() }
+    }
+
     /// The next moment at which [`Self::heard`] changes by itself.
     pub fn next_change(&self, now: Moment) -> Option<Moment> {
-        let mut edges = vec![];
-        if let Some(at) = self.fresh_at {
-            edges.extend([at + self.dead_after / 2, at + self.dead_after]);
-        }
-        if let (Some(at), Some(since)) = (self.unproven_at, self.unproven_since) {
-            edges.extend([at + self.dead_after, since + UNPROVEN_MAX]);
-        }
-        edges.into_iter().filter(|at| *at > now).min()
+        let fresh = self.fresh_at.map(|at| [at + self.dead_after / 2, at + self.dead_after]);
+        let unproven = match (self.unproven_at, self.unproven_since) {
+            (Some(at), Some(since)) => Some([at + self.dead_after, since + UNPROVEN_MAX]),
+            _ => None,
+        };
+        fresh.into_iter().chain(unproven).flatten().filter(|at| *at > now).min()
     }
 }
 

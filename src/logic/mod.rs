@@ -3,6 +3,12 @@
 //! Enforced twice: the lints below (their lists are in `.clippy.toml`) and `tests/tidy.rs`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod election;
+pub mod evidence;
+pub mod lease;
 pub mod liveness;
+pub mod node;
+#[cfg(test)]
+mod sim;
 pub mod time;
 pub mod wire;

@@ -1,0 +1,1185 @@
+//! The whole of dre-elect as one machine: events in, actions and the next deadline out.
+//!
+//! ```text
+//!   datagram, pong, report, unit, command, tick ──▶ handle(now, event) ──▶ send, ping, order, role, notice
+//!                                                        │
+//!                                  lapse → absorb → settle (rules) → timers
+//! ```
+//!
+//! The daemon's loop, the simulation and a replay drive the same code. Order inside a turn, and why:
+//! 1. **lapse**: what ran out is dropped before anything is renewed. A node that thaws with an answer in its
+//!    socket must not revive a lease that ended while it slept.
+//! 2. **absorb**: the event becomes facts.
+//! 3. **settle**: [`election::decide`] until it stays; each rule's effects.
+//! 4. **timers**: heartbeats, pings, alarms that are due.
+//!
+//! Invariant: nothing that [`View`] shows changes before [`Node::next_deadline`] unless an event comes.
+//!
+//! Absent on purpose: sockets, clocks, files, tasks, logging; randomness (the session is an argument).
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::election::{self, Peer, Rule, View};
+use super::evidence::Evidence;
+use super::lease::{By, Votes};
+use super::liveness::{Grade, Heard, Liveness};
+use super::time::Moment;
+use super::wire::{Codec, Flags, Heartbeat, LENGTH, Reject, Role, Wish};
+use crate::stream::{GateKind, Order, Report};
+
+mod alarms;
+mod status;
+
+pub use alarms::AlarmName;
+
+/// How often arbitrators are pinged in peace time, so that their silence is known before it matters.
+const PEACE_PING: Duration = Duration::from_secs(1);
+/// How long a node must have been fit again before it counts as fit: a flapping cable is not a repair.
+const FIT_AGAIN_AFTER: Duration = Duration::from_secs(1);
+/// How long a wish of the operator stands if it cannot be had.
+const WISH_LASTS: Duration = Duration::from_secs(15);
+/// How long a yielding node waits for the other to be active before it takes the role back.
+const YIELD_LASTS: Duration = Duration::from_secs(5);
+/// Alarms are looked at this often; nothing on the takeover path waits for them.
+const HOUSEKEEPING: Duration = Duration::from_millis(200);
+/// How long the preferred node must be fit and in touch before failback takes the role.
+const FAILBACK_AFTER: Duration = Duration::from_secs(10);
+/// Evidence is gathered at full pace for this many D; after that a node that may not claim probes slower.
+const EVIDENCE_FAST: u32 = 4;
+
+/// What the machine must know of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setup {
+    pub group: String,
+    pub node: String,
+    pub peer: Option<String>,
+    pub links: Vec<String>,
+    pub interval: Duration,
+    pub dead_after: Duration,
+    pub guard: Duration,
+    pub arbitrators: Vec<String>,
+    pub standalone: bool,
+    /// Takes the role when both are free.
+    pub first: bool,
+    /// The configuration names this node as preferred.
+    pub preferred: bool,
+    pub failback: bool,
+    pub startup_hold: Duration,
+    pub vips: Vec<String>,
+    pub services: Vec<String>,
+    pub digest: [u8; 32],
+    pub sections: [u32; 8],
+    pub section_names: [&'static str; 8],
+}
+
+/// A managed unit as systemd shows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum UnitState {
+    Unknown,
+    Down,
+    Failed,
+    /// Activating, active, deactivating: something may run.
+    Up,
+}
+
+/// Facts, as they happen.
+#[derive(Debug, Clone)]
+pub enum Event<'a> {
+    /// Nothing but time.
+    Tick,
+    Datagram {
+        bytes: &'a [u8],
+    },
+    /// An arbitrator answered the echo that went out at `sent`.
+    Pong {
+        index: usize,
+        sent: Moment,
+        rtt: Duration,
+    },
+    /// The lease stream to dre-vip opened or closed.
+    Stream {
+        open: bool,
+    },
+    Report(Report),
+    /// A unit of `services.active`, by index.
+    Unit {
+        index: usize,
+        state: UnitState,
+    },
+    /// systemd can be asked (or not).
+    Manager {
+        connected: bool,
+    },
+    /// dre.service is being stopped, or the machine goes down.
+    Stop,
+}
+
+/// What must be done, in order.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    Send {
+        link: usize,
+        bytes: Box<[u8; LENGTH]>,
+    },
+    /// One echo to every arbitrator, now.
+    Ping,
+    Order(Order),
+    /// Start the target of this role.
+    Target(Target),
+    /// Write the term to disk (off the loop).
+    KeepTerm(u64),
+    Moved {
+        from: Role,
+        to: Role,
+        rule: Rule,
+        term: u64,
+    },
+    Raised {
+        alarm: AlarmName,
+        text: String,
+    },
+    Cleared {
+        alarm: AlarmName,
+    },
+    /// The clean stop is complete.
+    Exit,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Target {
+    Active,
+    Standby,
+}
+
+/// What an operator may ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    Switchover { to: Option<String>, force: bool },
+    LeaseTake,
+    LeaseRelease,
+}
+
+/// A takeover as it was measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Takeover {
+    /// This node took the role; else the peer did.
+    pub here: bool,
+    pub gap: Duration,
+    pub at: Moment,
+    pub rule: Rule,
+}
+
+/// dre-vip as dre-elect knows it.
+#[derive(Debug, Clone, Default)]
+struct Vip {
+    open: bool,
+    armed: Option<GateKind>,
+    digest: [u8; 32],
+    /// Latest moment until which an order of ours may have opened the gate.
+    open_until: Moment,
+    /// dre-vip said that the gate is shut, and no order to hold went out since.
+    shut: bool,
+    /// Number of the last order to drop: an answer to an earlier one is no answer.
+    serial: u64,
+    /// The oldest order to hold that was not acknowledged.
+    unacknowledged: Option<Moment>,
+    /// The gate is open and the addresses usable since.
+    serving: Option<Moment>,
+    wanted: u32,
+    held: u32,
+    announced: u32,
+    interfaces: BTreeMap<String, bool>,
+    alarms: BTreeMap<String, String>,
+}
+
+/// The peer's newest fresh words.
+#[derive(Debug, Clone)]
+struct PeerSays {
+    role: Role,
+    wish: Wish,
+    flags: Flags,
+    term: u64,
+    dead_after: Duration,
+    digest: [u8; 32],
+    sections: [u32; 8],
+    wall_ms: i64,
+    links_heard: u8,
+    /// When its gate shut, on our clock; late by the datagram's way.
+    shut_at: Option<Moment>,
+    since: Moment,
+}
+
+/// The machine.
+#[derive(Debug, Clone)]
+pub struct Node {
+    setup: Setup,
+    codec: Option<Codec>,
+    session: u64,
+    started: Moment,
+
+    role: Role,
+    rule: Rule,
+    since: Moment,
+    term: u64,
+    /// When the present term was claimed: acknowledgements of anything earlier count for nothing.
+    claimed_at: Moment,
+
+    liveness: Liveness,
+    votes: Votes,
+    evidence: Evidence,
+    says: Option<PeerSays>,
+    vip: Vip,
+    units: Vec<UnitState>,
+    manager: Option<bool>,
+
+    wish: Wish,
+    wish_until: Option<Moment>,
+    force: bool,
+    held_back: bool,
+    stopping: bool,
+    exit_by: Option<Moment>,
+    fit_since: Option<Moment>,
+    was_unfit: bool,
+
+    sequence: Vec<u64>,
+    next_beat: Moment,
+    next_ping: Moment,
+    next_housekeeping: Moment,
+    promised_wake: Moment,
+    late: bool,
+    wall_ms: i64,
+
+    arbitrators: Vec<(Option<Moment>, Duration)>,
+    own_shut_at: Option<Moment>,
+    takeover: Option<Takeover>,
+    takeover_rule: Rule,
+    both_active: bool,
+    rejected: BTreeMap<Reject, u64>,
+    last_rejected: Option<(Reject, Moment)>,
+    alarms: BTreeMap<AlarmName, (Moment, String)>,
+}
+
+impl Node {
+    /// A process that just started: in Releasing, as if it had been active. `restarted`: an earlier process of
+    /// this boot ran; the node lets a fit peer go first, so that a crash loop does not pull the role to and fro.
+    pub fn new(
+        now: Moment,
+        setup: Setup,
+        codec: Option<Codec>,
+        session: u64,
+        term: u64,
+        restarted: bool,
+        out: &mut Vec<Action>,
+    ) -> Self {
+        out.push(Action::Target(Target::Standby));
+        let links = setup.links.len();
+        Self {
+            liveness: Liveness::new(now, setup.dead_after, links, session),
+            votes: Votes::new(setup.dead_after - setup.guard),
+            evidence: Evidence::default(),
+            says: None,
+            vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
+            units: vec![UnitState::Unknown; setup.services.len()],
+            manager: None,
+            role: Role::Releasing,
+            rule: Rule::Started,
+            since: now,
+            term,
+            claimed_at: now,
+            wish: if restarted { Wish::Yield } else { Wish::None },
+            wish_until: restarted.then(|| now + YIELD_LASTS),
+            force: false,
+            held_back: false,
+            stopping: false,
+            exit_by: None,
+            fit_since: None,
+            was_unfit: false,
+            sequence: vec![0; links],
+            next_beat: now,
+            next_ping: now,
+            next_housekeeping: now + setup.startup_hold.min(Duration::from_secs(1)),
+            promised_wake: now,
+            late: false,
+            wall_ms: 0,
+            arbitrators: vec![(None, Duration::ZERO); setup.arbitrators.len()],
+            own_shut_at: None,
+            takeover: None,
+            takeover_rule: Rule::Started,
+            both_active: false,
+            rejected: BTreeMap::new(),
+            last_rejected: None,
+            alarms: BTreeMap::new(),
+            started: now,
+            session,
+            codec,
+            setup,
+        }
+    }
+
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    pub fn term(&self) -> u64 {
+        self.term
+    }
+
+    pub fn rule(&self) -> Rule {
+        self.rule
+    }
+
+    pub fn setup(&self) -> &Setup {
+        &self.setup
+    }
+
+    /// The wall clock, for the peer's skew alarm only.
+    pub fn wall_clock(&mut self, ms: i64) {
+        self.wall_ms = ms;
+    }
+
+    /// One turn.
+    pub fn handle(&mut self, now: Moment, event: Event<'_>, out: &mut Vec<Action>) {
+        self.begin_turn(now, out);
+        self.absorb(now, event, out);
+        self.end_turn(now, out);
+    }
+
+    /// What an operator asked; the refusal is a sentence with the remedy.
+    pub fn command(&mut self, now: Moment, command: Command, out: &mut Vec<Action>) -> Result<(), String> {
+        self.begin_turn(now, out);
+        let answer = self.obey(now, command);
+        self.end_turn(now, out);
+        answer
+    }
+
+    /// New settings, without a change of role. Links are laid anew; everything heard stays heard only if the
+    /// links did not change.
+    pub fn reload(&mut self, now: Moment, setup: Setup, codec: Option<Codec>, out: &mut Vec<Action>) {
+        self.begin_turn(now, out);
+        if setup.links != self.setup.links || setup.dead_after != self.setup.dead_after {
+            let fresh = Liveness::new(now, setup.dead_after, setup.links.len(), self.session);
+            self.liveness = self.liveness.carried_over(fresh);
+            self.sequence.resize(setup.links.len(), self.sequence.iter().copied().max().unwrap_or(0));
+        }
+        self.votes.set_span(setup.dead_after - setup.guard);
+        if setup.services != self.setup.services {
+            self.units = vec![UnitState::Unknown; setup.services.len()];
+        }
+        self.arbitrators.resize(setup.arbitrators.len(), (None, Duration::ZERO));
+        self.setup = setup;
+        self.codec = codec;
+        self.next_beat = now;
+        self.end_turn(now, out);
+    }
+
+    fn begin_turn(&mut self, now: Moment, out: &mut Vec<Action>) {
+        self.late = now.since(self.promised_wake) >= self.setup.dead_after / 4;
+        if matches!(self.role, Role::Active | Role::Claiming) {
+            self.settle(now, out);
+        }
+    }
+
+    fn end_turn(&mut self, now: Moment, out: &mut Vec<Action>) {
+        self.settle(now, out);
+        self.timers(now, out);
+        self.late = false;
+        self.promised_wake = self.next_deadline(now);
+    }
+
+    // ---- facts ---------------------------------------------------------------------------------------
+
+    fn absorb(&mut self, now: Moment, event: Event<'_>, out: &mut Vec<Action>) {
+        match event {
+            Event::Tick => {}
+            Event::Datagram { bytes } => self.datagram(now, bytes, out),
+            Event::Pong { index, sent, rtt } => {
+                if let Some(seen) = self.arbitrators.get_mut(index) {
+                    *seen = (seen.0.max(Some(sent)), rtt);
+                    self.votes.answered(sent);
+                    self.evidence.answered(sent);
+                }
+            }
+            Event::Stream { open } => {
+                let (open_until, serial) = (self.vip.open_until, self.vip.serial);
+                self.vip = Vip { open, open_until, serial, ..Vip::default() };
+                // A round that was begun with another dre-vip is nobody's.
+                self.evidence.end();
+            }
+            Event::Report(report) => self.report(now, report, out),
+            Event::Unit { index, state } => {
+                if let Some(unit) = self.units.get_mut(index) {
+                    *unit = state;
+                }
+            }
+            Event::Manager { connected } => self.manager = Some(connected),
+            Event::Stop => {
+                self.stopping = true;
+                if self.wish != Wish::Yield {
+                    self.set_wish(Wish::Yield, None);
+                }
+            }
+        }
+    }
+
+    fn datagram(&mut self, now: Moment, bytes: &[u8], out: &mut Vec<Action>) {
+        let Some(codec) = &self.codec else { return };
+        let verified = codec.decode(bytes);
+        let graded = verified.and_then(|hb| self.liveness.note(now, &hb).map(|grade| (hb, grade)));
+        match graded {
+            Err(reason) => {
+                *self.rejected.entry(reason).or_default() += 1;
+                self.last_rejected = Some((reason, now));
+            }
+            Ok((_, Grade::Unproven)) => {}
+            Ok((hb, Grade::Fresh { newest })) => {
+                if newest {
+                    self.listen(now, &hb, out);
+                }
+                self.count_vote(&hb);
+                // An answer is worth most at once: the lease counts from the question's sending.
+                let asks = matches!(hb.role, Role::Claiming | Role::Active) && !hb.flags.answer;
+                if asks && self.role == Role::Standby {
+                    self.send(now, usize::from(hb.link), true, out);
+                }
+            }
+        }
+    }
+
+    /// The newest fresh words of the peer.
+    fn listen(&mut self, now: Moment, hb: &Heartbeat, out: &mut Vec<Action>) {
+        let before = self.says.as_ref().map(|s| (s.role, s.flags.serving));
+        let since = match &self.says {
+            Some(says) if says.role == hb.role => says.since,
+            _ => now,
+        };
+        let shut_at = match hb.shut_ago_us {
+            0 => None,
+            ago => Some(now - Duration::from_micros(u64::from(ago))),
+        };
+        self.says = Some(PeerSays {
+            role: hb.role,
+            wish: hb.wish,
+            flags: hb.flags,
+            term: hb.term,
+            dead_after: Duration::from_micros(u64::from(hb.dead_after_us)),
+            digest: hb.digest,
+            sections: hb.sections,
+            wall_ms: hb.wall_ms,
+            links_heard: hb.links_heard,
+            shut_at,
+            since,
+        });
+        if hb.role == Role::Active && before.is_none_or(|(role, _)| role != Role::Active) {
+            // The peer has it: what was asked of this node is done.
+            self.held_back = false;
+            if self.wish == Wish::Yield && !self.stopping {
+                self.set_wish(Wish::None, None);
+            }
+        }
+        let served = before.is_some_and(|(_, serving)| serving);
+        if hb.flags.serving && !served && self.role != Role::Active {
+            if let Some(shut) = self.own_shut_at.take() {
+                let gap = now.since(shut);
+                self.takeover = Some(Takeover { here: false, gap, at: now, rule: self.takeover_rule });
+            }
+        }
+        let both = self.role == Role::Active && hb.role == Role::Active;
+        if both != self.both_active {
+            self.both_active = both;
+            // Both ends of the episode: caches that learnt the other's MAC must learn ours.
+            if self.role == Role::Active {
+                out.push(Action::Order(Order::Announce));
+            }
+        }
+    }
+
+    /// A fresh datagram may carry the peer's vote for the present claim.
+    fn count_vote(&mut self, hb: &Heartbeat) {
+        let sent = Moment::from_nanos(hb.echo_sent);
+        let mine = matches!(self.role, Role::Claiming | Role::Active) && hb.vote == self.term;
+        if mine && hb.role == Role::Standby && sent >= self.claimed_at {
+            self.votes.acknowledged(sent);
+        }
+    }
+
+    fn report(&mut self, now: Moment, report: Report, out: &mut Vec<Action>) {
+        if !self.vip.open {
+            return;
+        }
+        match report {
+            Report::Armed { gate, digest } => {
+                if self.vip.armed.is_none() {
+                    // A stream begins with the gate shut.
+                    self.vip.shut = true;
+                    self.vip.serving = None;
+                }
+                self.vip.armed = Some(gate);
+                self.vip.digest = digest;
+                if self.role == Role::Active {
+                    self.hold(now, true, out);
+                }
+            }
+            Report::Stored { until } => {
+                if until >= self.vip.open_until || self.role != Role::Active {
+                    self.vip.unacknowledged = None;
+                } else if self.vip.unacknowledged.is_some() {
+                    self.vip.unacknowledged = Some(now);
+                }
+            }
+            Report::Shut { serial } => {
+                if serial == self.vip.serial {
+                    self.vip.shut = true;
+                }
+                self.vip.serving = None;
+            }
+            Report::Open { term, at } => {
+                if term == self.term && self.role == Role::Active {
+                    if self.vip.serving.is_none() {
+                        self.measure(at);
+                    }
+                    self.vip.serving = Some(at);
+                    self.own_shut_at = None;
+                    // The peer measures the gap from this heartbeat.
+                    self.next_beat = now;
+                }
+            }
+            Report::Probed { round, at } => self.evidence.probed(round, at),
+            Report::Foreign { round, at, vip, mac } => self.evidence.foreign(round, at, vip, mac),
+            Report::Vips { wanted, held, announced } => {
+                (self.vip.wanted, self.vip.held, self.vip.announced) = (wanted, held, announced);
+            }
+            Report::Interface { name, fit } => {
+                self.vip.interfaces.insert(name, fit);
+            }
+            Report::Alarm { name, text: Some(text) } => {
+                self.vip.alarms.insert(name, text);
+            }
+            Report::Alarm { name, text: None } => {
+                self.vip.alarms.remove(&name);
+            }
+        }
+    }
+
+    fn measure(&mut self, opened: Moment) {
+        let shut = self.says.as_ref().and_then(|s| s.shut_at).or(self.own_shut_at);
+        if let Some(shut) = shut {
+            let gap = opened.since(shut);
+            // Older than this it is another story: a first start, or a machine that was gone for long.
+            if gap < Duration::from_secs(60) {
+                self.takeover = Some(Takeover { here: true, gap, at: opened, rule: self.takeover_rule });
+            }
+        }
+    }
+
+    fn obey(&mut self, now: Moment, command: Command) -> Result<(), String> {
+        match command {
+            Command::Switchover { to, force } => {
+                let here = to.as_deref().map(|to| to == self.setup.node);
+                if let Some(to) = &to
+                    && here == Some(false)
+                    && Some(to) != self.setup.peer.as_ref()
+                {
+                    return Err(format!(
+                        "there is no node {to:?} in this pair; say --to {} or --to {}",
+                        self.setup.node,
+                        self.setup.peer.as_deref().unwrap_or("(no peer)")
+                    ));
+                }
+                match (self.role, here) {
+                    (Role::Active, Some(true)) => Ok(()),
+                    (Role::Active, _) => self.give(now, force),
+                    (_, Some(false)) if self.peer_role(now) == Some(Role::Active) => Ok(()),
+                    (_, Some(false)) => Err(format!(
+                        "this node is {}, so it cannot hand the role over; run the command on the active node",
+                        self.role.word()
+                    )),
+                    (_, _) => self.take(now, force),
+                }
+            }
+            Command::LeaseTake => self.take(now, false),
+            Command::LeaseRelease => {
+                if matches!(self.role, Role::Active | Role::Claiming) {
+                    self.held_back = true;
+                    self.set_wish(Wish::Yield, None);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn give(&mut self, now: Moment, force: bool) -> Result<(), String> {
+        self.force = force;
+        match self.view(now).peer {
+            Peer::In { role: Role::Standby, ready: true, .. } => {
+                self.set_wish(Wish::Yield, Some(now + YIELD_LASTS));
+                Ok(())
+            }
+            _ => {
+                self.force = false;
+                Err(format!("switchover refused: {}; nothing was changed", self.peer_unready(now)))
+            }
+        }
+    }
+
+    fn take(&mut self, now: Moment, force: bool) -> Result<(), String> {
+        if self.role == Role::Active {
+            return Ok(());
+        }
+        if self.stopping {
+            return Err("refused: dre.service is stopping on this node".into());
+        }
+        let unfit = self.unfit_reasons(now);
+        if !unfit.is_empty() {
+            return Err(format!("refused: this node is unfit ({}); mend that first", unfit.join(", ")));
+        }
+        if !force && self.differs() {
+            return Err(format!(
+                "refused: the configuration differs from the peer's in {}; make /etc/dre/dre.toml the same on both \
+                 nodes and reload, or say --force",
+                self.differing_sections()
+            ));
+        }
+        match self.view(now).peer {
+            Peer::Lost if !self.arbitrator_lately(now) => {
+                return Err("refused: neither the peer nor an arbitrator answers, so this node may be the one that \
+                            is cut off; restore a heartbeat link or the way to the arbitrator"
+                    .into());
+            }
+            Peer::Unproven => {
+                return Err("refused: the peer is heard but does not hear this node, so it cannot let go; restore \
+                            the heartbeat links"
+                    .into());
+            }
+            _ => {}
+        }
+        self.held_back = false;
+        self.force = force;
+        self.set_wish(Wish::Take, Some(now + WISH_LASTS));
+        Ok(())
+    }
+
+    fn set_wish(&mut self, wish: Wish, until: Option<Moment>) {
+        self.wish = wish;
+        self.wish_until = until;
+    }
+
+    // ---- what the rules see --------------------------------------------------------------------------
+
+    /// All that the rules may look at, at `now`.
+    pub fn view(&self, now: Moment) -> View {
+        let peer = self.peer(now);
+        let quiet = self.evidence.quiet(now);
+        let answered = self.setup.arbitrators.is_empty()
+            || self.peer_is_given()
+            || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
+        let alone = answered && quiet && now >= self.started + self.setup.startup_hold;
+        View {
+            peer,
+            lease: self.second_vote(now, alone, peer).0 > now,
+            alone,
+            fit: self.fit(now),
+            held_back: self.held_back,
+            wish: self.wish,
+            first: self.setup.first,
+            outranked: self.says.as_ref().is_some_and(|says| {
+                says.term > self.term || (says.term == self.term && !self.setup.first)
+            }),
+            settled: self.gate_shut(now) && self.services_down(now),
+            stopping: self.stopping,
+            late: self.late,
+            claim_over: now >= self.since + self.setup.dead_after,
+        }
+    }
+
+    fn peer(&self, now: Moment) -> Peer {
+        match self.liveness.heard(now) {
+            Heard::Heard | Heard::Suspect => match &self.says {
+                Some(says) => Peer::In {
+                    role: says.role,
+                    ready: says.flags.fit
+                        && says.wish != Wish::Yield
+                        && (!self.differs() || self.force || says.flags.force),
+                    wish: says.wish,
+                },
+                None => Peer::Unproven,
+            },
+            Heard::Unproven => Peer::Unproven,
+            Heard::Lost if self.votes.promised_until() > now => Peer::Unproven,
+            Heard::Lost => Peer::Lost,
+        }
+    }
+
+    /// Until when the second of the three votes lasts, and whose it is. SELF is free whenever this node claims:
+    /// a promise makes the peer [`Peer::Unproven`], and no claim starts then.
+    fn second_vote(&self, now: Moment, alone: bool, peer: Peer) -> (Moment, By) {
+        let span = self.votes.span();
+        let by_peer = (self.votes.peer_until(), By::Peer);
+        // To *become* active without the peer's word takes the evidence, now; to stay so, the answers alone: an
+        // incumbent's own VIPs are the evidence that keeps the other away.
+        let third_counts = self.role == Role::Active || (alone && peer == Peer::Lost);
+        let third = match (third_counts, self.setup.arbitrators.is_empty()) {
+            (false, _) => (Moment::ZERO, By::None),
+            (true, _) if self.peer_is_given() => (now + span, By::Standalone),
+            (true, true) => (now + span, By::Wire),
+            (true, false) => (self.votes.third_until(), By::Arbitrator),
+        };
+        let best = if by_peer.0 >= third.0 { by_peer } else { third };
+        if best.0 > now { best } else { (best.0, By::None) }
+    }
+
+    /// Standalone: the peer's vote counts as given, until a peer is heard.
+    fn peer_is_given(&self) -> bool {
+        self.setup.standalone && !self.liveness.ever()
+    }
+
+    /// When the lease ends, and what it stands on.
+    pub fn lease(&self, now: Moment) -> (Moment, By) {
+        let view = self.view(now);
+        self.second_vote(now, view.alone, view.peer)
+    }
+
+    fn gate_shut(&self, now: Moment) -> bool {
+        self.vip.shut || now >= self.vip.open_until
+    }
+
+    fn services_down(&self, now: Moment) -> bool {
+        match self.manager {
+            Some(true) => self.units.iter().all(|u| matches!(u, UnitState::Down | UnitState::Failed)),
+            // systemd cannot be asked. The gate is shut, nothing of this node answers for a VIP: waiting for
+            // the bus would leave the pair without an active node.
+            Some(false) => true,
+            None => now >= self.started + self.setup.startup_hold,
+        }
+    }
+
+    /// Fit now, and for long enough if it was unfit before.
+    fn fit(&self, now: Moment) -> bool {
+        !self.impaired(now)
+            && self.fit_since.is_some_and(|since| !self.was_unfit || now >= since + FIT_AGAIN_AFTER)
+    }
+
+    /// Something speaks against running the services here. [`Self::unfit_reasons`] says what, in words.
+    fn impaired(&self, now: Moment) -> bool {
+        self.vip.armed.is_none()
+            || self.hangs_at().is_some_and(|at| now >= at)
+            || self.vip.interfaces.values().any(|fit| !fit)
+            || self.units.contains(&UnitState::Failed)
+    }
+
+    /// Why this node could not run the services well; empty = nothing speaks against it.
+    fn unfit_reasons(&self, now: Moment) -> Vec<String> {
+        let mut why = vec![];
+        if self.vip.armed.is_none() {
+            why.push("dre-vip is not there".into());
+        }
+        if self.hangs_at().is_some_and(|at| now >= at) {
+            why.push("dre-vip does not answer".into());
+        }
+        for (name, _) in self.vip.interfaces.iter().filter(|(_, fit)| !**fit) {
+            why.push(format!("{name} is gone or without carrier"));
+        }
+        for (name, state) in self.setup.services.iter().zip(&self.units) {
+            if *state == UnitState::Failed {
+                why.push(format!("{name} failed"));
+            }
+        }
+        if why.is_empty() && !self.fit(now) {
+            why.push("it was unfit until a moment ago".into());
+        }
+        why
+    }
+
+    /// From when on an unacknowledged order means that dre-vip hangs.
+    fn hangs_at(&self) -> Option<Moment> {
+        let patience = (self.setup.dead_after / 2).max(Duration::from_millis(20));
+        self.vip.unacknowledged.map(|since| since + patience)
+    }
+
+    fn differs(&self) -> bool {
+        self.says.as_ref().is_some_and(|says| says.digest != self.setup.digest)
+    }
+
+    fn differing_sections(&self) -> String {
+        let Some(says) = &self.says else { return String::new() };
+        let pairs = says.sections.iter().zip(&self.setup.sections).zip(self.setup.section_names);
+        let names: Vec<_> = pairs.filter(|((a, b), _)| a != b).map(|(_, name)| name).collect();
+        if names.is_empty() { "something this version does not name".into() } else { names.join(", ") }
+    }
+
+    fn peer_role(&self, now: Moment) -> Option<Role> {
+        match self.peer(now) {
+            Peer::In { role, .. } => Some(role),
+            _ => None,
+        }
+    }
+
+    fn peer_unready(&self, now: Moment) -> String {
+        let peer = self.setup.peer.as_deref().unwrap_or("the peer");
+        match (self.peer(now), &self.says) {
+            (Peer::In { role: Role::Standby, .. }, Some(says)) if !says.flags.fit => {
+                format!("{peer} is unfit to be active (drectl status there says why)")
+            }
+            (Peer::In { role: Role::Standby, .. }, Some(says)) if says.wish == Wish::Yield => {
+                format!("{peer} was told to stay out of it; run \"drectl lease take\" there")
+            }
+            (Peer::In { role: Role::Standby, .. }, _) if self.differs() => format!(
+                "the configuration of {peer} differs in {}; make /etc/dre/dre.toml the same on both nodes and \
+                 reload, or say --force",
+                self.differing_sections()
+            ),
+            (Peer::In { role, .. }, _) => format!("{peer} is {}", role.word()),
+            (Peer::Unproven, _) => format!("{peer} does not hear this node"),
+            (Peer::Lost, _) => format!("{peer} is not heard on any link"),
+        }
+    }
+
+    /// An arbitrator answered lately enough to say that this node is not cut off.
+    fn arbitrator_lately(&self, now: Moment) -> bool {
+        self.setup.arbitrators.is_empty() || self.peer_is_given() || self.arbitrators_up(now).any(|up| up)
+    }
+
+    fn arbitrators_up(&self, now: Moment) -> impl Iterator<Item = bool> + '_ {
+        let lately = PEACE_PING * 2 + self.setup.dead_after;
+        self.arbitrators.iter().map(move |(sent, _)| sent.is_some_and(|sent| now.since(sent) < lately))
+    }
+
+    // ---- rules and their effects ---------------------------------------------------------------------
+
+    fn settle(&mut self, now: Moment, out: &mut Vec<Action>) {
+        // Each role is left at most once a turn on any path; the bound is against a rule table gone wrong.
+        for _ in 0..8 {
+            self.watch_fitness(now);
+            self.watch_wishes(now);
+            self.watch_evidence(now, out);
+            let view = self.view(now);
+            let Some(rule) = election::decide(self.role, &view) else { break };
+            self.go(now, rule, out);
+        }
+        if self.role == Role::Active {
+            self.hold(now, false, out);
+        }
+    }
+
+    fn watch_fitness(&mut self, now: Moment) {
+        if self.impaired(now) {
+            // The very first moments, before dre-vip is there, are no trouble that would need a proof of repair.
+            self.was_unfit |= self.fit_since.is_some();
+            self.fit_since = None;
+        } else if self.fit_since.is_none() {
+            self.fit_since = Some(now);
+        }
+    }
+
+    fn watch_wishes(&mut self, now: Moment) {
+        if self.wish_until.is_some_and(|until| now >= until) {
+            // The one who should have taken the role did not: the one who gave it away takes it back.
+            let back = self.wish == Wish::Yield && self.rule == Rule::ServicesDown && !self.held_back;
+            let take_back = back && self.takeover_rule == Rule::Switchover && self.own_shut_at.is_some();
+            self.force = false;
+            if take_back {
+                self.set_wish(Wish::Take, Some(now + WISH_LASTS));
+            } else {
+                self.set_wish(Wish::None, None);
+            }
+        }
+        if self.failback_at().is_some_and(|at| now >= at) {
+            self.set_wish(Wish::Take, Some(now + WISH_LASTS));
+        }
+    }
+
+    fn failback_at(&self) -> Option<Moment> {
+        let says = self.says.as_ref()?;
+        let may = self.setup.failback
+            && self.setup.preferred
+            && self.role == Role::Standby
+            && self.wish == Wish::None
+            && says.role == Role::Active;
+        let since = says.since.max(self.since).max(self.fit_since?);
+        may.then(|| since + FAILBACK_AFTER)
+    }
+
+    /// Evidence is gathered while a standby hears nothing fresh for D/2, and no longer.
+    fn watch_evidence(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let silent = self.liveness.heard(now) != Heard::Heard && now >= self.listens_until();
+        let wanted = self.role == Role::Standby && silent && !self.stopping && self.vip.armed.is_some();
+        match (wanted, self.evidence.running()) {
+            (true, None) => {
+                let period = self.probe_period(true);
+                let round = self.evidence.begin(now, period);
+                out.push(Action::Order(self.probe(period, round)));
+                self.next_ping = now;
+            }
+            (true, Some(begun)) => {
+                let period = self.probe_period(now < begun + self.setup.dead_after * EVIDENCE_FAST);
+                if period != self.evidence.period() {
+                    self.evidence.pace(period);
+                    out.push(Action::Order(self.probe(period, self.evidence.round())));
+                }
+            }
+            // A claim stands on what was seen; the probes end with it.
+            (false, Some(_)) if self.role != Role::Claiming => {
+                self.evidence.end();
+                out.push(Action::Order(self.probe(Duration::ZERO, self.evidence.round())));
+            }
+            (false, _) => {}
+        }
+    }
+
+    /// At the start the links get their chance first: evidence is complete when the startup hold ends.
+    fn listens_until(&self) -> Moment {
+        if self.liveness.ever() {
+            self.started
+        } else {
+            self.started + self.setup.startup_hold.saturating_sub(self.setup.dead_after / 2)
+        }
+    }
+
+    fn probe(&self, period: Duration, round: u64) -> Order {
+        let every_us = u32::try_from(period.as_micros()).unwrap_or(u32::MAX);
+        Order::Probe { every_us, round, defer: !self.setup.first }
+    }
+
+    /// Three probes and the time for the last answer fit into D/2 with room; a claim against a frozen peer
+    /// comes four periods after its kernel fell silent, so more than 10 ms would only be outage.
+    fn probe_period(&self, fast: bool) -> Duration {
+        let d = self.setup.dead_after;
+        if fast {
+            (d / 12).clamp(Duration::from_millis(1), Duration::from_millis(10))
+        } else {
+            (d / 6).clamp(Duration::from_millis(5), Duration::from_millis(50))
+        }
+    }
+
+    fn go(&mut self, now: Moment, rule: Rule, out: &mut Vec<Action>) {
+        let (from, to) = (self.role, rule.leads_to());
+        match to {
+            Role::Claiming => {
+                let seen = self.says.as_ref().map_or(0, |says| says.term);
+                self.term = self.term.max(seen) + 1;
+                self.claimed_at = now;
+                // What was collected for an earlier claim is no vote for this one; what the arbitrator answered
+                // in this round of evidence is.
+                let third = self.evidence.arbitrator_answered();
+                self.votes.drop_collected();
+                if let (Rule::PeerLost, Some(sent)) = (rule, third) {
+                    self.votes.answered(sent);
+                }
+                if rule != Rule::PeerLost {
+                    self.votes.absolve();
+                }
+                self.takeover_rule = rule;
+                out.push(Action::KeepTerm(self.term));
+            }
+            Role::Active => {
+                if self.wish != Wish::None {
+                    self.set_wish(Wish::None, None);
+                }
+                self.force = false;
+            }
+            Role::Releasing => {
+                self.vip.serial += 1;
+                self.vip.serving = None;
+                self.vip.unacknowledged = None;
+                out.push(Action::Order(Order::Drop { serial: self.vip.serial }));
+                self.own_shut_at = Some(now);
+                self.takeover_rule = rule;
+                self.votes.drop_collected();
+                if matches!(rule, Rule::Unfit | Rule::Switchover) && self.wish != Wish::Yield {
+                    self.set_wish(Wish::Yield, Some(now + YIELD_LASTS));
+                }
+            }
+            Role::Standby => {
+                self.votes.drop_collected();
+            }
+        }
+        self.role = to;
+        self.rule = rule;
+        self.since = now;
+        out.push(Action::Moved { from, to, rule, term: self.term });
+        // The wire first, systemd after: an order to dre-vip above, the peer now, the target last.
+        if to == Role::Active {
+            self.hold(now, true, out);
+        }
+        self.beat(now, out);
+        match to {
+            Role::Active => out.push(Action::Target(Target::Active)),
+            Role::Releasing => out.push(Action::Target(Target::Standby)),
+            _ => {}
+        }
+    }
+
+    /// Tells dre-vip how long it may answer. Again only when it is worth a packet.
+    fn hold(&mut self, now: Moment, first: bool, out: &mut Vec<Action>) {
+        let (until, by) = self.lease(now);
+        if by == By::None || self.vip.armed.is_none() {
+            return;
+        }
+        let worth = self.setup.interval.min(Duration::from_millis(20)) / 4;
+        if first || until >= self.vip.open_until + worth {
+            self.vip.open_until = self.vip.open_until.max(until);
+            self.vip.shut = false;
+            self.vip.unacknowledged.get_or_insert(now);
+            out.push(Action::Order(Order::Hold { until, term: self.term }));
+        }
+    }
+
+    // ---- time ----------------------------------------------------------------------------------------
+
+    fn timers(&mut self, now: Moment, out: &mut Vec<Action>) {
+        if now >= self.next_beat {
+            self.beat(now, out);
+        }
+        if !self.setup.arbitrators.is_empty() {
+            let due = now + self.ping_period(now);
+            self.next_ping = self.next_ping.min(due);
+            if now >= self.next_ping {
+                out.push(Action::Ping);
+                self.next_ping = due;
+            }
+        }
+        if now >= self.next_housekeeping {
+            self.next_housekeeping = now + HOUSEKEEPING;
+            self.watch_alarms(now, out);
+        }
+        if self.stopping && self.role == Role::Standby {
+            // The peer needs this node's vote to take over at once: stay for it, but not for ever.
+            let by = *self.exit_by.get_or_insert(now + self.setup.dead_after * 2);
+            let taken = self.peer_role(now) == Some(Role::Active);
+            if taken || now >= by || self.peer(now) == Peer::Lost {
+                out.push(Action::Exit);
+            }
+        }
+    }
+
+    /// Often while it matters: a standby that gathers evidence, an active whose peer does not acknowledge.
+    fn ping_period(&self, now: Moment) -> Duration {
+        let urgent = match self.role {
+            Role::Standby => self.evidence.running().is_some(),
+            Role::Claiming => true,
+            Role::Active => self.alone_at() <= now,
+            Role::Releasing => false,
+        };
+        if urgent {
+            (self.setup.dead_after / 8).clamp(Duration::from_millis(2), Duration::from_millis(200))
+        } else {
+            PEACE_PING
+        }
+    }
+
+    /// From when on an active node without acknowledgements asks the arbitrator: D/2 after the last one's sending.
+    fn alone_at(&self) -> Moment {
+        self.votes.peer_until() - (self.votes.span().saturating_sub(self.setup.dead_after / 2))
+    }
+
+    /// The next moment at which something changes or must be done if no event comes.
+    pub fn next_deadline(&self, now: Moment) -> Moment {
+        let later = |at: Moment| (at > now).then_some(at);
+        let pings = (!self.setup.arbitrators.is_empty()).then_some(self.next_ping);
+        let lease = match self.role {
+            Role::Active | Role::Claiming => {
+                let (until, by) = self.lease(now);
+                // A given vote is renewed by each turn: it ends only when no turn comes.
+                matches!(by, By::Peer | By::Arbitrator).then_some(until)
+            }
+            _ => None,
+        };
+        let claiming = (self.role == Role::Claiming).then(|| self.since + self.setup.dead_after);
+        let active = (self.role == Role::Active).then(|| self.alone_at());
+        [
+            Some(self.next_beat),
+            Some(self.next_housekeeping),
+            pings,
+            lease,
+            claiming,
+            active,
+            self.liveness.next_change(now),
+            Some(self.votes.promised_until()),
+            Some(self.votes.third_until()),
+            Some(self.votes.peer_until()),
+            self.evidence.quiet_at(),
+            self.evidence.stale_at(),
+            self.evidence.running().map(|at| at + self.setup.dead_after * EVIDENCE_FAST),
+            Some(self.vip.open_until),
+            self.hangs_at(),
+            self.fit_since.map(|at| at + FIT_AGAIN_AFTER),
+            self.wish_until,
+            self.failback_at(),
+            self.exit_by,
+            Some(self.started + self.setup.startup_hold),
+            Some(self.listens_until()),
+        ]
+        .into_iter()
+        .flatten()
+        .filter_map(later)
+        .min()
+        .unwrap_or(now + self.setup.interval)
+    }
+
+    // ---- sending -------------------------------------------------------------------------------------
+
+    fn beat(&mut self, now: Moment, out: &mut Vec<Action>) {
+        self.next_beat = now + self.setup.interval;
+        for link in 0..self.sequence.len() {
+            self.send(now, link, false, out);
+        }
+    }
+
+    fn send(&mut self, now: Moment, link: usize, answer: bool, out: &mut Vec<Action>) {
+        let Some(codec) = self.codec.clone() else { return };
+        let Some(sequence) = self.sequence.get_mut(link) else { return };
+        *sequence += 1;
+        let sequence = *sequence;
+        let (echo_session, echo_sent, hold) = self.liveness.echo(now, link);
+        let vote = self.vote(now, hold, echo_session);
+        let micros = |d: Duration| u32::try_from(d.as_micros()).unwrap_or(u32::MAX);
+        let (until, by) = self.lease(now);
+        let holds = matches!(self.role, Role::Active | Role::Claiming) && by != By::None;
+        let hb = Heartbeat {
+            link: u8::try_from(link).unwrap_or(u8::MAX),
+            role: self.role,
+            wish: self.wish,
+            flags: Flags {
+                answer,
+                fit: self.fit(now) && !self.stopping && !self.held_back,
+                serving: self.role == Role::Active && self.vip.serving.is_some(),
+                standalone: self.setup.standalone,
+                maintenance: false,
+                force: self.force,
+            },
+            links_heard: self.liveness.links_heard(now),
+            session: self.session,
+            sequence,
+            sent: now.as_nanos(),
+            echo_session,
+            echo_sent,
+            echo_hold_us: micros(hold),
+            dead_after_us: micros(self.setup.dead_after),
+            lease_left_us: if holds { micros(now.until(until)) } else { 0 },
+            shut_ago_us: self.own_shut_at.map_or(0, |at| micros(now.since(at)).max(1)),
+            term: self.term,
+            vote,
+            wall_ms: self.wall_ms,
+            digest: self.setup.digest,
+            sections: self.setup.sections,
+        };
+        out.push(Action::Send { link, bytes: Box::new(codec.encode(&hb)) });
+    }
+
+    /// A standby votes for the one it hears claim or hold. The promise runs from the receipt of what is echoed,
+    /// not from this sending: the holder's lease counts from before that, and a standby that repeated its
+    /// vote with each heartbeat would promise for ever to a peer that fell silent.
+    fn vote(&mut self, now: Moment, echo_hold: Duration, echo_session: u64) -> u64 {
+        let Some(says) = &self.says else { return 0 };
+        let asked = matches!(says.role, Role::Claiming | Role::Active);
+        let there = matches!(self.liveness.heard(now), Heard::Heard | Heard::Suspect);
+        if self.role != Role::Standby || !asked || !there || echo_session != self.liveness.peer_session() {
+            return 0;
+        }
+        self.votes.promise(now - echo_hold, self.setup.dead_after.max(says.dead_after));
+        says.term
+    }
+}
+
+#[cfg(test)]
+mod tests;
