@@ -19,7 +19,12 @@ pub const MESSAGE_MAX: usize = 1024;
 pub enum Order {
     /// Answer for the VIPs until this moment and no longer. Sent again whenever the lease grows.
     /// The first one of a term brings the addresses up and announces them.
-    Hold { until: Moment, term: u64 },
+    ///
+    /// A gate that is open is kept open. One that is shut, or whose deadline has passed, is opened only before
+    /// `open_by`: after it, dre-vip stores nothing and reports [`Report::Shut`] with serial 0. While the peer does not vouch for
+    /// this node, a silence on the wire is what the peer waits for, so a gate that lapsed must not open again by an order
+    /// that lay in a queue.
+    Hold { until: Moment, term: u64, open_by: Moment },
     /// Shut the gate now, then take the addresses away. Answered by [`Report::Shut`] with the same number.
     Drop { serial: u64 },
     /// Probe the wire for foreign holders every so many microseconds; 0 = stop probing. `round` comes back
@@ -83,7 +88,7 @@ mod tests {
 
     #[test]
     fn a_message_survives_the_wire_and_a_longer_or_shorter_one_does_not() {
-        let order = Order::Hold { until: Moment::from_nanos(123_456_789), term: 7 };
+        let order = Order::Hold { until: Moment::from_nanos(123_456_789), term: 7, open_by: Moment::ZERO };
         let mut buffer = [0; MESSAGE_MAX];
         let packet = encode(&order, &mut buffer).expect("fits").to_vec();
         assert_eq!(decode::<Order>(&packet), Some(order));

@@ -50,6 +50,8 @@ pub struct View {
     pub settled: bool,
     /// dre.service is being stopped, or the machine shut down.
     pub stopping: bool,
+    /// The gate ran out while only an arbitrator stood for the lease: the peer may have found the wire quiet.
+    pub lapsed: bool,
     /// This turn came so late that the node must have been paused.
     pub late: bool,
     /// The claim has waited for D without a lease.
@@ -79,6 +81,8 @@ pub enum Rule {
     Isolated,
     /// The node itself stood still longer than its lease.
     OwnPause,
+    /// The gate ran out (dre-vip killed or stuck) while the peer was lost: it may have taken over.
+    GateLapsed,
     /// Two were active; this one yields.
     BothActive,
     /// A fit peer takes over from this unfit node.
@@ -94,7 +98,7 @@ pub enum Rule {
 }
 
 impl Rule {
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Started,
         Self::PeerLost,
         Self::PeerYields,
@@ -105,6 +109,7 @@ impl Rule {
         Self::ClaimLapsed,
         Self::Isolated,
         Self::OwnPause,
+        Self::GateLapsed,
         Self::BothActive,
         Self::Unfit,
         Self::Switchover,
@@ -125,6 +130,7 @@ impl Rule {
             Self::ClaimLapsed => "ClaimLapsed",
             Self::Isolated => "Isolated",
             Self::OwnPause => "OwnPause",
+            Self::GateLapsed => "GateLapsed",
             Self::BothActive => "BothActive",
             Self::Unfit => "Unfit",
             Self::Switchover => "Switchover",
@@ -142,6 +148,7 @@ impl Rule {
             Self::Started
             | Self::Isolated
             | Self::OwnPause
+            | Self::GateLapsed
             | Self::BothActive
             | Self::Unfit
             | Self::Switchover
@@ -187,6 +194,7 @@ pub fn decide(role: Role, see: &View) -> Option<Rule> {
         // The lease outranks everything: without it nothing may answer.
         Role::Active if !see.lease && see.late => Some(Rule::OwnPause),
         Role::Active if !see.lease => Some(Rule::Isolated),
+        Role::Active if see.lapsed => Some(Rule::GateLapsed),
         Role::Active if peer_active && see.outranked => Some(Rule::BothActive),
         Role::Active if see.stopping => Some(Rule::Stopped),
         Role::Active if see.held_back => Some(Rule::OperatorReleases),
@@ -218,7 +226,7 @@ mod tests {
     fn views() -> impl Iterator<Item = View> {
         peers().into_iter().flat_map(|peer| {
             [Wish::None, Wish::Take, Wish::Yield].into_iter().flat_map(move |wish| {
-                (0..1024_u32).map(move |bits| {
+                (0..2048_u32).map(move |bits| {
                     let bit = |n: u32| bits & (1 << n) != 0;
                     View {
                         peer,
@@ -233,13 +241,14 @@ mod tests {
                         stopping: bit(7),
                         late: bit(8),
                         claim_over: bit(9),
+                        lapsed: bit(10),
                     }
                 })
             })
         })
     }
 
-    /// All 319,488 things a node can be and see, one by one.
+    /// All 638,976 things a node can be and see, one by one.
     #[test]
     fn no_view_breaks_an_invariant() {
         let mut fired = std::collections::BTreeSet::new();
@@ -288,7 +297,7 @@ mod tests {
                 assert_ne!(rule, Some(Rule::Started), "{}", why());
             }
         }
-        assert_eq!(count, 319_488);
+        assert_eq!(count, 638_976);
         // Every rule but the first one's can fire: none is dead.
         assert_eq!(fired.len(), Rule::ALL.len() - 1, "{fired:?}");
     }
@@ -313,6 +322,7 @@ mod tests {
                         settled: true,
                         stopping: false,
                         late: false,
+                        lapsed: false,
                         claim_over: false,
                     };
                     let a = decide(Role::Standby, &view(a_wish, b_wish, a_first));

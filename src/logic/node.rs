@@ -182,6 +182,8 @@ struct Vip {
     shut: bool,
     /// Number of the last order to drop: an answer to an earlier one is no answer.
     serial: u64,
+    /// Until when the gate is known to be kept open: dre-vip said it stored this deadline, or is about to.
+    kept_until: Moment,
     /// The oldest order to hold that was not acknowledged.
     unacknowledged: Option<Moment>,
     /// The gate is open and the addresses usable since.
@@ -204,7 +206,6 @@ struct PeerSays {
     digest: [u8; 32],
     sections: [u32; 8],
     wall_ms: i64,
-    links_heard: u8,
     /// When its gate shut, on our clock; late by the datagram's way.
     shut_at: Option<Moment>,
     since: Moment,
@@ -244,7 +245,7 @@ pub struct Node {
 
     sequence: Vec<u64>,
     next_beat: Moment,
-    next_ping: Moment,
+    last_ping: Moment,
     next_housekeeping: Moment,
     promised_wake: Moment,
     late: bool,
@@ -258,6 +259,25 @@ pub struct Node {
     rejected: BTreeMap<Reject, u64>,
     last_rejected: Option<(Reject, Moment)>,
     alarms: BTreeMap<AlarmName, (Moment, String)>,
+    #[cfg(test)]
+    pub(super) planted: Planted,
+}
+
+/// Bugs put in on purpose, to show that the tests' net catches fish.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Planted {
+    #[default]
+    Nothing,
+    /// The lease is counted from the acknowledgement's arrival, not from the question's sending.
+    LeaseFromAnswer,
+    /// The role counts as free while the gate may still be open.
+    FreeBeforeShut,
+    /// Silence and an arbitrator are enough: the wire is not asked.
+    NoEvidence,
+    /// A vote is given without the promise that goes with it.
+    NoPromise,
+    /// A gate that ran out opens again, whoever may have taken over.
+    GateReopens,
 }
 
 impl Node {
@@ -297,7 +317,7 @@ impl Node {
             was_unfit: false,
             sequence: vec![0; links],
             next_beat: now,
-            next_ping: now,
+            last_ping: Moment::ZERO,
             next_housekeeping: now + setup.startup_hold.min(Duration::from_secs(1)),
             promised_wake: now,
             late: false,
@@ -310,11 +330,21 @@ impl Node {
             rejected: BTreeMap::new(),
             last_rejected: None,
             alarms: BTreeMap::new(),
+            #[cfg(test)]
+            planted: Planted::Nothing,
             started: now,
             session,
             codec,
             setup,
         }
+    }
+
+    /// Always false in a daemon.
+    fn is_planted(&self, bug: Planted) -> bool {
+        #[cfg(test)]
+        return self.planted == bug;
+        #[cfg(not(test))]
+        return bug == Planted::Nothing && false;
     }
 
     pub fn role(&self) -> Role {
@@ -323,6 +353,15 @@ impl Node {
 
     pub fn term(&self) -> u64 {
         self.term
+    }
+
+    /// What this node promised the peer.
+    pub fn promised_until(&self) -> Moment {
+        self.votes.promised_until()
+    }
+
+    pub fn since_start(&self, now: Moment) -> Duration {
+        now.since(self.started)
     }
 
     pub fn rule(&self) -> Rule {
@@ -436,7 +475,7 @@ impl Node {
                 if newest {
                     self.listen(now, &hb, out);
                 }
-                self.count_vote(&hb);
+                self.count_vote(now, &hb);
                 // An answer is worth most at once: the lease counts from the question's sending.
                 let asks = matches!(hb.role, Role::Claiming | Role::Active) && !hb.flags.answer;
                 if asks && self.role == Role::Standby {
@@ -466,7 +505,6 @@ impl Node {
             digest: hb.digest,
             sections: hb.sections,
             wall_ms: hb.wall_ms,
-            links_heard: hb.links_heard,
             shut_at,
             since,
         });
@@ -495,11 +533,12 @@ impl Node {
     }
 
     /// A fresh datagram may carry the peer's vote for the present claim.
-    fn count_vote(&mut self, hb: &Heartbeat) {
+    fn count_vote(&mut self, now: Moment, hb: &Heartbeat) {
         let sent = Moment::from_nanos(hb.echo_sent);
+        let counted = if self.is_planted(Planted::LeaseFromAnswer) { now } else { sent };
         let mine = matches!(self.role, Role::Claiming | Role::Active) && hb.vote == self.term;
         if mine && hb.role == Role::Standby && sent >= self.claimed_at {
-            self.votes.acknowledged(sent);
+            self.votes.acknowledged(counted);
         }
     }
 
@@ -516,11 +555,14 @@ impl Node {
                 }
                 self.vip.armed = Some(gate);
                 self.vip.digest = digest;
-                if self.role == Role::Active {
+                if self.role == Role::Active
+                    && (self.votes.peer_until() > now || self.is_planted(Planted::GateReopens))
+                {
                     self.hold(now, true, out);
                 }
             }
             Report::Stored { until } => {
+                self.vip.kept_until = self.vip.kept_until.max(until);
                 if until >= self.vip.open_until || self.role != Role::Active {
                     self.vip.unacknowledged = None;
                 } else if self.vip.unacknowledged.is_some() {
@@ -532,6 +574,7 @@ impl Node {
                     self.vip.shut = true;
                 }
                 self.vip.serving = None;
+                self.vip.kept_until = Moment::ZERO;
             }
             Report::Open { term, at } => {
                 if term == self.term && self.role == Role::Active {
@@ -642,14 +685,18 @@ impl Node {
         }
         match self.view(now).peer {
             Peer::Lost if !self.arbitrator_lately(now) => {
-                return Err("refused: neither the peer nor an arbitrator answers, so this node may be the one that \
+                return Err(
+                    "refused: neither the peer nor an arbitrator answers, so this node may be the one that \
                             is cut off; restore a heartbeat link or the way to the arbitrator"
-                    .into());
+                        .into(),
+                );
             }
             Peer::Unproven => {
-                return Err("refused: the peer is heard but does not hear this node, so it cannot let go; restore \
+                return Err(
+                    "refused: the peer is heard but does not hear this node, so it cannot let go; restore \
                             the heartbeat links"
-                    .into());
+                        .into(),
+                );
             }
             _ => {}
         }
@@ -669,7 +716,7 @@ impl Node {
     /// All that the rules may look at, at `now`.
     pub fn view(&self, now: Moment) -> View {
         let peer = self.peer(now);
-        let quiet = self.evidence.quiet(now);
+        let quiet = self.evidence.quiet(now) || self.is_planted(Planted::NoEvidence);
         let answered = self.setup.arbitrators.is_empty()
             || self.peer_is_given()
             || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
@@ -682,13 +729,15 @@ impl Node {
             held_back: self.held_back,
             wish: self.wish,
             first: self.setup.first,
-            outranked: self.says.as_ref().is_some_and(|says| {
-                says.term > self.term || (says.term == self.term && !self.setup.first)
-            }),
+            outranked: self
+                .says
+                .as_ref()
+                .is_some_and(|says| says.term > self.term || (says.term == self.term && !self.setup.first)),
             settled: self.gate_shut(now) && self.services_down(now),
             stopping: self.stopping,
+            lapsed: self.role == Role::Active && self.lapses_at(now).is_some_and(|at| now >= at),
             late: self.late,
-            claim_over: now >= self.since + self.setup.dead_after,
+            claim_over: self.role == Role::Claiming && now >= self.since + self.setup.dead_after,
         }
     }
 
@@ -739,8 +788,14 @@ impl Node {
         self.second_vote(now, view.alone, view.peer)
     }
 
+    /// When an active node that no peer vouches for must let go, because its gate will have run out.
+    fn lapses_at(&self, now: Moment) -> Option<Moment> {
+        let alone = self.votes.peer_until() <= now && !self.peer_is_given();
+        (alone && !self.is_planted(Planted::GateReopens)).then_some(self.vip.kept_until)
+    }
+
     fn gate_shut(&self, now: Moment) -> bool {
-        self.vip.shut || now >= self.vip.open_until
+        self.vip.shut || now >= self.vip.open_until || self.is_planted(Planted::FreeBeforeShut)
     }
 
     fn services_down(&self, now: Moment) -> bool {
@@ -908,7 +963,7 @@ impl Node {
                 let period = self.probe_period(true);
                 let round = self.evidence.begin(now, period);
                 out.push(Action::Order(self.probe(period, round)));
-                self.next_ping = now;
+                self.last_ping = Moment::ZERO;
             }
             (true, Some(begun)) => {
                 let period = self.probe_period(now < begun + self.setup.dead_after * EVIDENCE_FAST);
@@ -1020,7 +1075,18 @@ impl Node {
             self.vip.open_until = self.vip.open_until.max(until);
             self.vip.shut = false;
             self.vip.unacknowledged.get_or_insert(now);
-            out.push(Action::Order(Order::Hold { until, term: self.term }));
+            let open_by = match by {
+                By::Peer | By::Standalone => until,
+                // Two probe periods: a rival needs four to find the wire quiet.
+                _ if self.is_planted(Planted::GateReopens) => until,
+                _ if first => now + self.probe_period(true) * 2,
+                _ => Moment::ZERO,
+            };
+            if first {
+                // What dre-vip has for its answer; after that the gate is taken to be shut.
+                self.vip.kept_until = self.vip.kept_until.max(now + self.setup.dead_after / 2);
+            }
+            out.push(Action::Order(Order::Hold { until, term: self.term, open_by }));
         }
     }
 
@@ -1031,11 +1097,9 @@ impl Node {
             self.beat(now, out);
         }
         if !self.setup.arbitrators.is_empty() {
-            let due = now + self.ping_period(now);
-            self.next_ping = self.next_ping.min(due);
-            if now >= self.next_ping {
+            if now >= self.last_ping + self.ping_period(now) {
                 out.push(Action::Ping);
-                self.next_ping = due;
+                self.last_ping = now;
             }
         }
         if now >= self.next_housekeeping {
@@ -1075,7 +1139,7 @@ impl Node {
     /// The next moment at which something changes or must be done if no event comes.
     pub fn next_deadline(&self, now: Moment) -> Moment {
         let later = |at: Moment| (at > now).then_some(at);
-        let pings = (!self.setup.arbitrators.is_empty()).then_some(self.next_ping);
+        let pings = (!self.setup.arbitrators.is_empty()).then(|| self.last_ping + self.ping_period(now));
         let lease = match self.role {
             Role::Active | Role::Claiming => {
                 let (until, by) = self.lease(now);
@@ -1102,6 +1166,7 @@ impl Node {
             self.evidence.running().map(|at| at + self.setup.dead_after * EVIDENCE_FAST),
             Some(self.vip.open_until),
             self.hangs_at(),
+            (self.role == Role::Active).then_some(self.vip.kept_until),
             self.fit_since.map(|at| at + FIT_AGAIN_AFTER),
             self.wish_until,
             self.failback_at(),
@@ -1175,6 +1240,9 @@ impl Node {
         let there = matches!(self.liveness.heard(now), Heard::Heard | Heard::Suspect);
         if self.role != Role::Standby || !asked || !there || echo_session != self.liveness.peer_session() {
             return 0;
+        }
+        if self.is_planted(Planted::NoPromise) {
+            return says.term;
         }
         self.votes.promise(now - echo_hold, self.setup.dead_after.max(says.dead_after));
         says.term

@@ -14,7 +14,8 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
-use super::node::{Action, Command, Event, Node, Setup, Target, UnitState};
+use super::lease::By;
+use super::node::{Action, Command, Event, Node, Planted, Setup, Target, UnitState};
 use super::time::Moment;
 use super::wire::{Codec, Role};
 use crate::stream::{GateKind, Order, Report};
@@ -45,23 +46,6 @@ impl Rng {
     fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
-}
-
-/// Bugs put in on purpose, to show that the net catches fish.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Planted {
-    /// None.
-    Nothing,
-    /// The lease is counted from the acknowledgement's arrival, not from the question's sending.
-    LeaseFromAnswer,
-    /// The role counts as free while the gate may still be open.
-    FreeBeforeShut,
-    /// Evidence is not asked for: silence and an arbitrator are enough.
-    NoEvidence,
-    /// The gate is left open by a dre-vip that lost its stream.
-    GateSurvivesStream,
-    /// The standby forgets its promise: claims at D/2.
-    ImpatientStandby,
 }
 
 #[derive(Debug, Clone)]
@@ -122,6 +106,8 @@ struct Machine {
     held_term: u64,
     stream: u64,
     stream_open: bool,
+    /// A stream keeps its order: when the last message of each direction arrives.
+    stream_order: [u64; 2],
     probing: Option<(u64, u32, bool)>,
     probe_generation: u64,
     units_up: bool,
@@ -190,6 +176,7 @@ impl World {
             held_term: 0,
             stream: 0,
             stream_open: false,
+            stream_order: [0; 2],
             probing: None,
             probe_generation: 0,
             units_up: false,
@@ -239,11 +226,7 @@ impl World {
             peer: Some(names[1 - node].into()),
             links: vec!["primary".into(), "secondary".into()],
             interval,
-            dead_after: if self.profile.planted == Planted::ImpatientStandby && node == 1 {
-                dead_after / 3
-            } else {
-                dead_after
-            },
+            dead_after,
             guard,
             arbitrators: if self.profile.arbitrator { vec!["172.16.8.250".into()] } else { vec![] },
             standalone: false,
@@ -442,12 +425,15 @@ impl World {
                 }
                 Some(Input::Stream(open)) => elect.handle(now, Event::Stream { open: *open }, &mut out),
                 Some(Input::Report(report)) => elect.handle(now, Event::Report(report.clone()), &mut out),
-                Some(Input::Unit(state)) => elect.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
+                Some(Input::Unit(state)) => {
+                    elect.handle(now, Event::Unit { index: 0, state: *state }, &mut out)
+                }
                 Some(Input::Manager(up)) => elect.handle(now, Event::Manager { connected: *up }, &mut out),
             }
             let deadline = elect.next_deadline(now);
             assert!(deadline > now, "a deadline that has passed makes a busy loop");
             self.carry_out(node, out);
+            self.lease_exclusion(node);
             if !more {
                 let m = &mut self.machines[node];
                 m.wake_generation += 1;
@@ -456,6 +442,32 @@ impl World {
                 self.at(when, Happening::Wake { node, generation });
                 return;
             }
+        }
+    }
+
+    /// The lemma everything stands on: what one node holds by the other's vote ends before the other is free.
+    fn lease_exclusion(&mut self, holder: usize) {
+        let voter = 1 - holder;
+        let (Some(holds), Some(votes)) = (&self.machines[holder].elect, &self.machines[voter].elect) else {
+            return;
+        };
+        let here = self.local(holder);
+        // A voter that restarted has forgotten; its startup hold is longer than D. A paused clock is the
+        // stated exception.
+        let remembers = votes.since_start(self.local(voter)) > holds.setup().dead_after * 2;
+        let (until, by) = holds.lease(here);
+        if holds.role() != Role::Active || by != By::Peer || !remembers || self.profile.pauses {
+            return;
+        }
+        let held = self.true_time(holder, until);
+        let promised = self.true_time(voter, votes.promised_until());
+        if votes.role() == Role::Standby && held > promised {
+            self.violations.push(format!(
+                "seed {}: node {holder} holds {} us longer than node {voter} promised, at {:.3} ms",
+                self.seed,
+                (held - promised) / 1000,
+                self.now as f64 / 1e6 - 1e6
+            ));
         }
     }
 
@@ -474,7 +486,7 @@ impl World {
                 }
                 Action::Order(order) => {
                     let stream = self.machines[node].stream;
-                    let when = self.now + self.rng.between(20_000, 100_000);
+                    let when = self.in_order(node, 0);
                     self.at(when, Happening::ToVip { node, stream, order });
                 }
                 Action::Target(target) => {
@@ -483,7 +495,9 @@ impl World {
                     let serial = m.unit_serial;
                     let (took, what) = match target {
                         Target::Active => (self.rng.between(1, 50), Happening::UnitsStarted { node, serial }),
-                        Target::Standby => (self.rng.between(1, 400), Happening::UnitsStopped { node, serial }),
+                        Target::Standby => {
+                            (self.rng.between(1, 400), Happening::UnitsStopped { node, serial })
+                        }
                     };
                     self.at(self.now + took * MS, what);
                 }
@@ -492,9 +506,6 @@ impl World {
                     self.takeovers += u64::from(to == Role::Active);
                     self.roles_seen.insert(rule.word());
                     self.note(|| format!("node {node}: {from:?} -> {to:?}: {rule:?}, term {term}"));
-                    if self.profile.planted == Planted::FreeBeforeShut && to == Role::Releasing {
-                        self.input(node, Input::Report(Report::Shut { serial: u64::MAX }));
-                    }
                 }
                 Action::Raised { .. } | Action::Cleared { .. } | Action::Exit => {}
             }
@@ -523,7 +534,13 @@ impl World {
         while self.vip_runs(node) {
             let Some(order) = self.machines[node].vip_inbox.pop_front() else { return };
             match order {
-                Order::Hold { until, term } => {
+                Order::Hold { until, term, open_by } => {
+                    let now = self.local(node);
+                    if self.machines[node].gate <= now && now >= open_by {
+                        self.machines[node].held_term = 0;
+                        self.tell_elect(node, Report::Shut { serial: 0 });
+                        continue;
+                    }
                     // An absolute deadline: a store that comes late opens nothing.
                     self.machines[node].gate = until;
                     self.tell_elect(node, Report::Stored { until });
@@ -558,9 +575,16 @@ impl World {
         self.machines[node].held_term = 0;
     }
 
+    fn in_order(&mut self, node: usize, direction: usize) -> u64 {
+        let when = self.now + self.rng.between(20_000, 100_000);
+        let last = &mut self.machines[node].stream_order[direction];
+        *last = when.max(*last);
+        *last
+    }
+
     fn tell_elect(&mut self, node: usize, report: Report) {
         let stream = self.machines[node].stream;
-        let when = self.now + self.rng.between(20_000, 100_000);
+        let when = self.in_order(node, 1);
         self.at(when, Happening::ToElect { node, stream, report });
     }
 
@@ -580,7 +604,7 @@ impl World {
         if !self.lan {
             return;
         }
-        if self.answers(peer) && self.profile.planted != Planted::NoEvidence {
+        if self.answers(peer) {
             self.tell_elect(node, Report::Foreign { round, at, vip: 0, mac: [2, 0, 0, 0, 0, 1] });
         }
         if let Some((theirs, _, true)) = self.machines[peer].probing
@@ -616,11 +640,8 @@ impl World {
         m.probing = None;
         m.vip_inbox.clear();
         // A dre-vip that runs shuts the gate at once; a stopped one leaves it to the deadline.
-        if self.vip_runs(node) && self.profile.planted != Planted::GateSurvivesStream {
+        if self.vip_runs(node) {
             self.shut(node);
-        }
-        if self.profile.planted == Planted::GateSurvivesStream && self.answers(node) {
-            self.machines[node].gate += Duration::from_secs(3);
         }
     }
 
@@ -643,6 +664,7 @@ impl World {
         m.restart_in_boot = true;
         let elect = Node::new(now, setup, Some(codec), session, m.term_on_disk, restarted, &mut out);
         m.elect = Some(elect);
+        m.elect.as_mut().expect("just put").planted = self.profile.planted;
         let up = m.units_up;
         self.note(|| format!("node {node}: dre-elect starts"));
         self.carry_out(node, out);
@@ -936,7 +958,10 @@ mod tests {
     };
     const DEFAULT: Profile = Profile { interval_ms: 100, missed: 5, ..FAST };
 
-    fn campaign(profile: Profile, count: u64) -> (Vec<String>, u64, std::collections::BTreeSet<&'static str>) {
+    fn campaign(
+        profile: Profile,
+        count: u64,
+    ) -> (Vec<String>, u64, std::collections::BTreeSet<&'static str>) {
         let (mut wrong, mut takeovers, mut rules) = (vec![], 0, std::collections::BTreeSet::new());
         for seed in seeds(count) {
             let mut world = World::new(seed, profile);
@@ -980,10 +1005,11 @@ mod tests {
     #[test]
     fn every_planted_bug_is_caught() {
         for planted in [
+            Planted::LeaseFromAnswer,
             Planted::FreeBeforeShut,
             Planted::NoEvidence,
-            Planted::GateSurvivesStream,
-            Planted::ImpatientStandby,
+            Planted::NoPromise,
+            Planted::GateReopens,
         ] {
             let (wrong, ..) = campaign(Profile { planted, ..DEFAULT }, 60);
             println!("{planted:?}: {} stories went wrong", wrong.len());

@@ -27,10 +27,16 @@ impl Node {
         let has_peer = self.setup.peer.is_some() && !self.setup.links.is_empty();
 
         if has_peer && settled && heard == Heard::Lost {
-            raise("PeerLost", format!("{peer} is not heard on any link; look at its power, dre.service and the links"));
+            raise(
+                "PeerLost",
+                format!("{peer} is not heard on any link; look at its power, dre.service and the links"),
+            );
         }
         if has_peer && heard == Heard::Unproven {
-            raise("PeerOneWay", format!("{peer} is heard but does not hear this node; look at the links one way"));
+            raise(
+                "PeerOneWay",
+                format!("{peer} is heard but does not hear this node; look at the links one way"),
+            );
         }
         if has_peer && heard != Heard::Lost {
             for (index, name) in self.setup.links.iter().enumerate() {
@@ -38,11 +44,15 @@ impl Node {
                     LinkState::Up => {}
                     LinkState::OneWay => raise(
                         "LinkOneWay",
-                        format!("link {name}: datagrams come from {peer} but do not reach it; look at its receiving side"),
+                        format!(
+                            "link {name}: datagrams come from {peer} but do not reach it; look at its receiving side"
+                        ),
                     ),
                     LinkState::Down => raise(
                         "LinkDown",
-                        format!("link {name} is down; the pair lives on the other; look at cable, switch and interface"),
+                        format!(
+                            "link {name} is down; the pair lives on the other; look at cable, switch and interface"
+                        ),
                     ),
                 }
             }
@@ -52,7 +62,9 @@ impl Node {
             && heard == Heard::Lost
         {
             let cause = match reason {
-                Reject::Mac => "they do not verify: another key in /etc/dre/key; copy one node's to the other",
+                Reject::Mac => {
+                    "they do not verify: another key in /etc/dre/key; copy one node's to the other"
+                }
                 Reject::Version => "they are of another wire version; bring both nodes to the same release",
                 Reject::Group => "they are of another group; compare the file names under /etc/dre",
                 Reject::Sender => "they are from another node name; compare [nodes] with the hostnames",
@@ -80,7 +92,10 @@ impl Node {
                 let vip = self.setup.vips.get(vip as usize).map_or("a VIP", String::as_str);
                 raise(
                     "PeerStillServes",
-                    format!("{peer} is lost on all links, but {} answers for {vip}: not doubled; restore the links", mac.join(":")),
+                    format!(
+                        "{peer} is lost on all links, but {} answers for {vip}: not doubled; restore the links",
+                        mac.join(":")
+                    ),
                 );
             }
             if !self.arbitrator_lately(now) {
@@ -104,7 +119,10 @@ impl Node {
             );
         }
         if self.vip.armed.is_some() && self.vip.digest != self.setup.digest {
-            raise("VipConfigDiffers", "dre-vip runs with another configuration; systemctl reload dre-vip".into());
+            raise(
+                "VipConfigDiffers",
+                "dre-vip runs with another configuration; systemctl reload dre-vip".into(),
+            );
         }
         if let (Peer::In { .. }, Some(says)) = (self.peer(now), &self.says)
             && self.wall_ms != 0
@@ -112,7 +130,9 @@ impl Node {
         {
             raise(
                 "ClockSkew",
-                format!("the wall clocks of the nodes differ by more than {SKEW_MAX_MS} ms; check time synchronisation on both"),
+                format!(
+                    "the wall clocks of the nodes differ by more than {SKEW_MAX_MS} ms; check time synchronisation on both"
+                ),
             );
         }
         let why = self.unfit_reasons(now);
@@ -131,7 +151,10 @@ impl Node {
             raise("HeldBack", "an operator stopped the role here; drectl lease take brings it back".into());
         }
         if self.setup.standalone {
-            raise("Standalone", "standalone mode (DRE_STANDALONE): there is no second node to take over".into());
+            raise(
+                "Standalone",
+                "standalone mode (DRE_STANDALONE): there is no second node to take over".into(),
+            );
         }
         if self.manager == Some(false) {
             raise(

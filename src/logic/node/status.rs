@@ -98,7 +98,11 @@ impl Node {
             alarms: self
                 .alarms
                 .iter()
-                .map(|(name, (since, text))| Alarm { name: name.to_string(), text: text.clone(), since: when(*since) })
+                .map(|(name, (since, text))| Alarm {
+                    name: name.to_string(),
+                    text: text.clone(),
+                    since: when(*since),
+                })
                 .collect(),
             last_takeover: self.takeover.map(|t| Takeover {
                 here: t.here,
@@ -117,18 +121,24 @@ impl Node {
 
     /// `STATUS=` of sd_notify: `ACTIVE term 7 · peer hadev2 STANDBY · links 2/2 · VIPs 2/2`.
     pub fn status_line(&self, now: Moment) -> String {
-        let up = (0..self.setup.links.len()).filter(|n| self.liveness.link(now, *n).0 == LinkState::Up).count();
+        let up =
+            (0..self.setup.links.len()).filter(|n| self.liveness.link(now, *n).0 == LinkState::Up).count();
         let peer = match (&self.setup.peer, self.liveness.heard(now)) {
             (None, _) => "no peer".into(),
             (Some(peer), Heard::Heard | Heard::Suspect) => {
-                format!("peer {peer} {}", self.says.as_ref().map_or("unknown", |s| s.role.word()).to_uppercase())
+                format!(
+                    "peer {peer} {}",
+                    self.says.as_ref().map_or("unknown", |s| s.role.word()).to_uppercase()
+                )
             }
             (Some(peer), Heard::Unproven) => format!("peer {peer} one-way"),
             (Some(peer), Heard::Lost) => format!("peer {peer} lost"),
         };
         let alarms = match self.alarms.len() {
             0 => String::new(),
-            _ => format!(" · ALARM {}", self.alarms.keys().map(|name| &**name).collect::<Vec<_>>().join(", ")),
+            _ => {
+                format!(" · ALARM {}", self.alarms.keys().map(|name| &**name).collect::<Vec<_>>().join(", "))
+            }
         };
         format!(
             "{} term {} ({}) · {peer} · links {up}/{} · VIPs {}/{}{alarms}",

@@ -1,1 +1,638 @@
+//! Scenario tables: when, what happens, the role after, what it did. And the deadline contract.
 
+use super::*;
+use crate::logic::sim::Rng;
+use Role::{Active, Claiming, Releasing, Standby};
+
+const OWN: u64 = 1001;
+const PEER: u64 = 2002;
+
+const fn at(ms: u64) -> Moment {
+    Moment::from_nanos(100_000_000_000 + ms * 1_000_000)
+}
+
+/// interval 100 ms × 5: D = 500 ms, guard 7 ms.
+fn setup(first: bool) -> Setup {
+    Setup {
+        group: "dre".into(),
+        node: "hadev1".into(),
+        peer: Some("hadev2".into()),
+        links: vec!["primary".into()],
+        interval: Duration::from_millis(100),
+        dead_after: Duration::from_millis(500),
+        guard: Duration::from_millis(7),
+        arbitrators: vec!["172.16.8.250".into()],
+        standalone: false,
+        first,
+        preferred: false,
+        failback: false,
+        startup_hold: Duration::from_millis(1000),
+        vips: vec!["172.16.9.61".into()],
+        services: vec!["diameter.service".into()],
+        digest: [1; 32],
+        sections: [0; 8],
+        section_names: ["a", "b", "c", "d", "e", "f", "g", "h"],
+    }
+}
+
+/// What the rows say happens.
+#[derive(Debug, Clone)]
+enum When {
+    Nothing,
+    /// A heartbeat that echoes what this node sent `echo` ms ago (None: it does not hear us).
+    Hears {
+        role: Role,
+        wish: Wish,
+        echo: Option<u64>,
+        vote: bool,
+        fit: bool,
+    },
+    /// The arbitrator answers a ping sent so many ms ago.
+    Pong(u64),
+    Armed,
+    Stored,
+    ShutNow,
+    OpenNow,
+    /// Three probes, the last now, unanswered.
+    Probes,
+    Foreign,
+    StreamGone,
+    Interface(bool),
+    Unit(UnitState),
+    Do(Command),
+    Refused(Command),
+    Stop,
+}
+use When::*;
+
+const fn peer(role: Role) -> When {
+    Hears { role, wish: Wish::None, echo: Some(1), vote: false, fit: true }
+}
+const fn votes() -> When {
+    Hears { role: Standby, wish: Wish::None, echo: Some(0), vote: true, fit: true }
+}
+const fn wishes(role: Role, wish: Wish) -> When {
+    Hears { role, wish, echo: Some(1), vote: false, fit: true }
+}
+
+/// What a row may ask to have been done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Did {
+    Hold,
+    Drop,
+    Probe,
+    ProbeEnd,
+    Ping,
+    StartActive,
+    StartStandby,
+    Announce,
+    Exit,
+}
+use Did::*;
+
+fn did(actions: &[Action]) -> Vec<Did> {
+    actions
+        .iter()
+        .filter_map(|a| match a {
+            Action::Order(Order::Hold { .. }) => Some(Hold),
+            Action::Order(Order::Drop { .. }) => Some(Drop),
+            Action::Order(Order::Probe { every_us: 0, .. }) => Some(ProbeEnd),
+            Action::Order(Order::Probe { .. }) => Some(Probe),
+            Action::Order(Order::Announce) => Some(Announce),
+            Action::Ping => Some(Ping),
+            Action::Target(Target::Active) => Some(StartActive),
+            Action::Target(Target::Standby) => Some(StartStandby),
+            Action::Exit => Some(Did::Exit),
+            _ => None,
+        })
+        .collect()
+}
+
+struct Story {
+    node: Node,
+    codec: Codec,
+    sequence: u64,
+    /// Orders as dre-vip would know them.
+    serial: u64,
+    until: Moment,
+    round: u64,
+}
+
+impl Story {
+    fn new(first: bool) -> Self {
+        let key = [5; 32];
+        let codec = Codec::new(&key, "dre", "hadev1", "hadev2");
+        let mut out = vec![];
+        let node = Node::new(at(0), setup(first), Some(codec), OWN, 0, false, &mut out);
+        assert_eq!(did(&out), [StartStandby]);
+        let theirs = Codec::new(&key, "dre", "hadev2", "hadev1");
+        Self { node, codec: theirs, sequence: 0, serial: 0, until: Moment::ZERO, round: 0 }
+    }
+
+    fn step(&mut self, ms: u64, when: &When) -> Vec<Action> {
+        let now = at(ms);
+        let mut out = vec![];
+        let report =
+            |node: &mut Node, report, out: &mut Vec<Action>| node.handle(now, Event::Report(report), out);
+        match when {
+            Nothing => self.node.handle(now, Event::Tick, &mut out),
+            Hears { role, wish, echo, vote, fit } => {
+                self.sequence += 1;
+                let hb = Heartbeat {
+                    link: 0,
+                    role: *role,
+                    wish: *wish,
+                    flags: Flags { fit: *fit, answer: true, ..Flags::default() },
+                    links_heard: 1,
+                    session: PEER,
+                    sequence: self.sequence,
+                    sent: now.as_nanos(),
+                    echo_session: echo.map_or(0, |_| OWN),
+                    echo_sent: echo.map_or(0, |ago| (now - Duration::from_millis(ago)).as_nanos()),
+                    echo_hold_us: 0,
+                    dead_after_us: 500_000,
+                    lease_left_us: 0,
+                    shut_ago_us: 0,
+                    term: if *role == Active || *role == Claiming { 50 } else { 0 },
+                    vote: if *vote { self.node.term() } else { 0 },
+                    wall_ms: 0,
+                    digest: [1; 32],
+                    sections: [0; 8],
+                };
+                self.node.handle(now, Event::Datagram { bytes: &self.codec.encode(&hb) }, &mut out);
+            }
+            Pong(ago) => {
+                let sent = now - Duration::from_millis(*ago);
+                self.node.handle(
+                    now,
+                    Event::Pong { index: 0, sent, rtt: Duration::from_millis(1) },
+                    &mut out,
+                );
+            }
+            Armed => {
+                self.node.handle(now, Event::Manager { connected: true }, &mut out);
+                self.node.handle(now, Event::Unit { index: 0, state: UnitState::Down }, &mut out);
+                self.node.handle(now, Event::Stream { open: true }, &mut out);
+                report(&mut self.node, Report::Armed { gate: GateKind::Bpf, digest: [1; 32] }, &mut out);
+            }
+            Stored => report(&mut self.node, Report::Stored { until: self.until }, &mut out),
+            ShutNow => report(&mut self.node, Report::Shut { serial: self.serial }, &mut out),
+            OpenNow => {
+                report(&mut self.node, Report::Stored { until: self.until }, &mut out);
+                let term = self.node.term();
+                report(&mut self.node, Report::Open { term, at: now }, &mut out);
+            }
+            Probes => {
+                for ago in [20, 10, 0] {
+                    let at = now - Duration::from_millis(ago);
+                    report(&mut self.node, Report::Probed { round: self.round, at }, &mut out);
+                }
+            }
+            Foreign => {
+                let foreign = Report::Foreign { round: self.round, at: now, vip: 0, mac: [2; 6] };
+                report(&mut self.node, foreign, &mut out);
+            }
+            StreamGone => self.node.handle(now, Event::Stream { open: false }, &mut out),
+            Interface(fit) => {
+                report(&mut self.node, Report::Interface { name: "eth1".into(), fit: *fit }, &mut out);
+            }
+            Unit(state) => self.node.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
+            Do(command) => self.node.command(now, command.clone(), &mut out).expect("accepted"),
+            Refused(command) => {
+                let refusal = self.node.command(now, command.clone(), &mut out);
+                assert!(refusal.is_err(), "{ms} ms: {command:?} was accepted");
+            }
+            When::Stop => self.node.handle(now, Event::Stop, &mut out),
+        }
+        for action in &out {
+            match action {
+                Action::Order(Order::Hold { until, .. }) => self.until = *until,
+                Action::Order(Order::Drop { serial }) => self.serial = *serial,
+                Action::Order(Order::Probe { round, .. }) => self.round = *round,
+                _ => {}
+            }
+        }
+        out
+    }
+
+    /// Each row: when, what happens, the role after, what it did (heartbeats and the daily ping apart).
+    fn tell(&mut self, rows: &[(u64, When, Role, &[Did])]) {
+        for (ms, when, role, expected) in rows {
+            let actions = self.step(*ms, when);
+            let mut done = did(&actions);
+            if !expected.contains(&Ping) {
+                done.retain(|d| *d != Ping);
+            }
+            assert_eq!(self.node.role(), *role, "{ms} ms: after {when:?} (rule {:?})", self.node.rule());
+            assert_eq!(done, *expected, "{ms} ms: after {when:?} in {role:?}");
+        }
+    }
+}
+
+fn active() -> Story {
+    let mut story = Story::new(true);
+    story.tell(&[
+        (10, Armed, Standby, &[]),
+        (20, peer(Standby), Claiming, &[]),
+        (22, votes(), Active, &[Hold, StartActive]),
+        (23, OpenNow, Active, &[]),
+        (50, Unit(UnitState::Up), Active, &[]),
+    ]);
+    story
+}
+
+fn standby() -> Story {
+    let mut story = Story::new(false);
+    story.tell(&[(10, Armed, Standby, &[]), (20, peer(Active), Standby, &[])]);
+    story
+}
+
+/// Both boot and hear each other: the first claims, with the other's vote; the other waits.
+#[test]
+#[rustfmt::skip]
+fn of_two_free_nodes_the_first_claims() {
+    active();
+    Story::new(false).tell(&[
+        (10, Armed,           Standby,  &[]),
+        (20, peer(Standby),   Standby,  &[]),
+        (30, peer(Claiming),  Standby,  &[]),
+        (40, peer(Active),    Standby,  &[]),
+    ]);
+}
+
+/// A claim with the peer there needs the peer's vote for this very term.
+#[test]
+#[rustfmt::skip]
+fn a_claim_without_a_vote_lapses() {
+    Story::new(true).tell(&[
+        ( 10, Armed,          Standby,  &[]),
+        ( 20, peer(Standby),  Claiming, &[]),
+        ( 50, Pong(1),        Claiming, &[]),
+        (300, peer(Standby),  Claiming, &[]),
+        // Lapsed, and claimed again at once with a new term.
+        (520, peer(Standby),  Claiming, &[]),
+    ]);
+}
+
+/// The lease counts from the sending of what is acknowledged, however late the acknowledgement comes.
+#[test]
+#[rustfmt::skip]
+fn an_active_node_without_acknowledgements_and_arbitrator_is_isolated() {
+    let mut story = active();
+    let late = Hears { role: Standby, wish: Wish::None, echo: Some(200), vote: true, fit: true };
+    story.tell(&[
+        ( 90, votes(),  Active,    &[Hold]),
+        (110, Stored,   Active,    &[]),
+        // Sent at 100, acknowledged at 300: until 593.
+        (300, late,     Active,    &[Hold]),
+        (301, Stored,   Active,    &[]),
+        (350, Nothing,  Active,    &[Ping]),
+        (592, Nothing,  Active,    &[Ping]),
+        (593, Nothing,  Releasing, &[Drop, StartStandby]),
+        (594, ShutNow,  Releasing, &[]),
+        (900, Unit(UnitState::Down), Standby, &[Probe]),
+    ]);
+}
+
+/// The arbitrator's answers carry an active node that hears no peer.
+#[test]
+#[rustfmt::skip]
+fn an_active_node_goes_on_alone_by_the_arbitrator() {
+    let mut story = active();
+    story.tell(&[
+        ( 400, Nothing, Active, &[Ping]),
+        ( 401, Pong(1), Active, &[Hold]),
+        ( 402, Stored,  Active, &[]),
+        ( 800, Pong(1), Active, &[Hold]),
+        ( 801, Stored,  Active, &[]),
+        (1200, Pong(1), Active, &[Hold]),
+        (1201, Stored,  Active, &[]),
+        (1691, Nothing, Active, &[Ping]),
+        (1692, Nothing, Releasing, &[Drop, StartStandby]),
+    ]);
+}
+
+/// Silence, an arbitrator, a quiet wire: the claim comes at D, not before.
+#[test]
+#[rustfmt::skip]
+fn a_lost_peer_is_replaced_at_d() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1249, Nothing,      Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1251, Pong(1),      Standby, &[]),
+        (1400, Pong(1),      Standby, &[]),
+        (1490, Probes,       Standby, &[]),
+        (1499, Nothing,      Standby, &[]),
+        (1500, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
+    ]);
+}
+
+/// Somebody answers for the VIP: never doubled; when the answers stop, taken.
+#[test]
+#[rustfmt::skip]
+fn a_peer_that_still_serves_is_not_doubled() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1480, Probes,       Standby, &[]),
+        (1485, Foreign,      Standby, &[]),
+        (1490, Pong(1),      Standby, &[]),
+        (1500, Nothing,      Standby, &[]),
+        (1530, Probes,       Standby, &[]),
+        (1535, Foreign,      Standby, &[]),
+        (1570, Probes,       Standby, &[]),
+        (1580, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn without_an_arbitrators_answer_a_standby_stays() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1500, Probes,       Standby, &[]),
+        (1510, Nothing,      Standby, &[]),
+        (1520, Refused(Command::LeaseTake), Standby, &[]),
+    ]);
+}
+
+/// A peer heard one way may be active: it holds a claim back.
+#[test]
+#[rustfmt::skip]
+fn one_way_loss_holds_a_claim_back() {
+    let mut story = standby();
+    let deaf = Hears { role: Active, wish: Wish::None, echo: None, vote: false, fit: true };
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1250, deaf.clone(), Standby, &[Probe, Ping]),
+        (1490, Probes,       Standby, &[]),
+        (1499, Pong(1),      Standby, &[]),
+        (1500, deaf,         Standby, &[]),
+        (1510, Probes,       Standby, &[]),
+        (1520, Nothing,      Standby, &[]),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn a_switchover_releases_before_the_other_claims() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(),  Active,    &[Hold]),
+        (110, Do(Command::Switchover { to: None, force: false }), Releasing, &[Drop, StartStandby]),
+        (111, Unit(UnitState::Down),  Releasing, &[]),
+        (112, ShutNow,  Standby,   &[]),
+        (113, peer(Claiming), Standby, &[]),
+        (114, peer(Active),   Standby, &[]),
+    ]);
+}
+
+/// The other did not take it: the role comes back.
+#[test]
+#[rustfmt::skip]
+fn a_switchover_that_nobody_takes_is_taken_back() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(),  Active,    &[Hold]),
+        (110, Do(Command::Switchover { to: None, force: false }), Releasing, &[Drop, StartStandby]),
+        (111, Unit(UnitState::Down),  Releasing, &[]),
+        (112, ShutNow,  Standby,   &[]),
+    ]);
+    for ms in (200..5100).step_by(100) {
+        story.tell(&[(ms, peer(Standby), Standby, &[])]);
+    }
+    story.tell(&[(5110, peer(Standby), Claiming, &[]), (5112, votes(), Active, &[Hold, StartActive])]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn the_peer_asks_for_the_role_and_gets_it() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(),                     Active,    &[Hold]),
+        (110, wishes(Standby, Wish::Take), Releasing, &[Drop, StartStandby]),
+    ]);
+    let mut story = standby();
+    story.tell(&[
+        ( 50, Do(Command::LeaseTake),         Standby,   &[]),
+        ( 60, peer(Releasing),                Standby,   &[]),
+        ( 70, wishes(Standby, Wish::Yield),   Claiming,  &[]),
+        ( 72, votes(),                        Active,    &[Hold, StartActive]),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn an_unfit_active_yields_to_a_fit_standby_only() {
+    let mut story = active();
+    let unfit = Hears { role: Standby, wish: Wish::None, echo: Some(1), vote: true, fit: false };
+    story.tell(&[
+        (100, unfit,            Active,    &[Hold]),
+        (110, Interface(false), Active,    &[]),
+        (120, votes(),          Releasing, &[Drop, StartStandby]),
+    ]);
+}
+
+#[test]
+#[rustfmt::skip]
+fn an_unfit_standby_does_not_claim() {
+    let mut story = standby();
+    story.tell(&[
+        ( 100, Interface(false), Standby, &[]),
+        ( 110, peer(Active), Standby, &[]),
+        ( 300, peer(Active), Standby, &[]),
+        ( 500, peer(Active), Standby, &[]),
+        ( 700, peer(Active), Standby, &[]),
+        ( 900, peer(Active), Standby, &[]),
+        (1000, peer(Active), Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1490, Probes,       Standby, &[]),
+        (1499, Pong(1),      Standby, &[]),
+        (1500, Nothing,      Standby, &[]),
+        (1505, Refused(Command::LeaseTake), Standby, &[]),
+        // Repaired, but not proven yet.
+        (1510, Interface(true), Standby, &[]),
+        (1520, Probes,       Standby, &[]),
+    ]);
+}
+
+/// A turn that comes after the lease finds it gone, whatever lies in the queue.
+#[test]
+#[rustfmt::skip]
+fn a_node_that_slept_through_its_lease_lets_go_first() {
+    let mut story = active();
+    story.tell(&[
+        ( 100, votes(),  Active,    &[Hold]),
+        (9000, votes(),  Releasing, &[Drop, StartStandby]),
+    ]);
+    assert_eq!(story.node.rule(), Rule::OwnPause);
+}
+
+#[test]
+#[rustfmt::skip]
+fn of_two_active_nodes_the_lower_term_yields() {
+    let mut story = active();
+    story.tell(&[(100, peer(Active), Releasing, &[Announce, Drop, StartStandby])]);
+    assert_eq!(story.node.rule(), Rule::BothActive);
+    let mut story = active();
+    story.node.term = 51;
+    story.tell(&[
+        (100, peer(Active),    Active, &[Announce]),
+        (110, peer(Releasing), Active, &[Announce]),
+    ]);
+}
+
+/// dre-vip died while only the arbitrator stood for the lease: the wire was silent, the other may serve.
+#[test]
+#[rustfmt::skip]
+fn a_gate_that_ran_out_alone_is_not_opened_again() {
+    let mut story = active();
+    story.tell(&[
+        (400, Pong(1),    Active,    &[Hold]),
+        (401, Stored,     Active,    &[]),
+        (600, Pong(1),    Active,    &[Hold]),
+        (601, Stored,     Active,    &[]),
+        (700, StreamGone, Releasing, &[Drop, StartStandby]),
+    ]);
+    assert_eq!(story.node.rule(), Rule::GateLapsed);
+}
+
+#[test]
+#[rustfmt::skip]
+fn a_dre_vip_that_does_not_answer_makes_the_node_unfit() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (200, votes(), Active, &[Hold]),
+        (349, votes(), Active, &[Hold]),
+        (350, votes(), Releasing, &[Drop, StartStandby]),
+    ]);
+    assert_eq!(story.node.rule(), Rule::Unfit);
+}
+
+#[test]
+#[rustfmt::skip]
+fn a_failed_service_moves_the_role() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (110, Unit(UnitState::Failed), Releasing, &[Drop, StartStandby]),
+    ]);
+}
+
+/// `systemctl stop dre`: gate, services, then the peer's claim is still voted for.
+#[test]
+#[rustfmt::skip]
+fn a_clean_stop_hands_over_and_stays_for_the_vote() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(),               Active,    &[Hold]),
+        (110, When::Stop,            Releasing, &[Drop, StartStandby]),
+        (115, Unit(UnitState::Down), Releasing, &[]),
+        (116, ShutNow,               Standby,   &[]),
+        (117, peer(Claiming),        Standby,   &[]),
+        (119, peer(Active),          Standby,   &[Did::Exit]),
+    ]);
+}
+
+/// After a restart nothing is claimed until dre-vip says the gate is shut, or D has passed.
+#[test]
+#[rustfmt::skip]
+fn a_restarted_node_is_not_free_before_its_gate_is() {
+    let mut story = Story::new(true);
+    story.node.handle(at(1), Event::Manager { connected: true }, &mut vec![]);
+    story.tell(&[
+        (  5, Unit(UnitState::Down), Releasing, &[]),
+        ( 10, peer(Standby),         Releasing, &[]),
+        (499, Nothing,               Releasing, &[]),
+        (500, Nothing,               Standby,   &[]),
+    ]);
+}
+
+/// A reload is no change of role.
+#[test]
+fn a_reload_changes_nothing_but_the_settings() {
+    let mut story = active();
+    let mut out = vec![];
+    let faster = Setup { interval: Duration::from_millis(50), ..setup(true) };
+    let codec = Codec::new(&[5; 32], "dre", "hadev1", "hadev2");
+    story.node.reload(at(60), faster, Some(codec), &mut out);
+    assert_eq!(story.node.role(), Active);
+    assert!(!did(&out).contains(&Drop));
+}
+
+/// Nothing the rules see changes before `next_deadline` unless an event comes: in thousands of states that a random
+/// walk reaches, the view at every moment up to the deadline is the view now.
+#[test]
+fn the_deadline_contract() {
+    let mut checked = 0;
+    for seed in 0..400 {
+        let mut rng = Rng::new(seed);
+        let mut story = Story::new(seed % 2 == 0);
+        let mut ms = 1;
+        for _ in 0..120 {
+            let roles = [Standby, Claiming, Active, Releasing];
+            let when = match rng.below(16) {
+                0 | 1 => Nothing,
+                2..=5 => Hears {
+                    role: roles[usize::try_from(rng.below(4)).expect("small")],
+                    wish: [Wish::None, Wish::None, Wish::Take, Wish::Yield]
+                        [usize::try_from(rng.below(4)).expect("small")],
+                    echo: (rng.below(5) != 0).then(|| rng.below(ms.min(600))),
+                    vote: rng.below(2) == 0,
+                    fit: rng.below(5) != 0,
+                },
+                6 => Pong(rng.below(ms.min(600))),
+                7 => Armed,
+                8 => Stored,
+                9 => ShutNow,
+                10 => OpenNow,
+                11 => Probes,
+                12 => Foreign,
+                13 => Interface(rng.below(3) != 0),
+                14 => Unit(
+                    [UnitState::Down, UnitState::Up, UnitState::Up]
+                        [usize::try_from(rng.below(3)).expect("small")],
+                ),
+                _ => votes(),
+            };
+            story.step(ms, &when);
+            let now = at(ms);
+            let deadline = story.node.next_deadline(now);
+            assert!(deadline > now, "seed {seed}: a deadline in the past");
+            let span = deadline.since(now);
+            let mut seen = story.node.view(now);
+            seen.late = false;
+            for part in 0..8 {
+                let then = now + (span - Duration::from_nanos(1)) * part / 7;
+                let mut view = story.node.view(then);
+                view.late = false;
+                assert_eq!(
+                    view,
+                    seen,
+                    "seed {seed}: changed {:?} before the deadline, after {when:?}",
+                    deadline.since(then)
+                );
+                checked += 1;
+            }
+            let step = if rng.below(4) == 0 { 400 } else { 30 };
+            ms += 1 + rng.below(step);
+            // Keep the promise of coming back in time, as the loop does.
+            while deadline < at(ms) && story.node.next_deadline(now) < at(ms) {
+                let next = story.node.next_deadline(now).since(at(0)).as_millis();
+                let next = u64::try_from(next).expect("small");
+                if next >= ms {
+                    break;
+                }
+                story.step(next + 1, &Nothing);
+                break;
+            }
+        }
+    }
+    assert!(checked > 300_000, "{checked}");
+}
