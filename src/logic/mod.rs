@@ -8,7 +8,9 @@ pub mod evidence;
 pub mod lease;
 pub mod liveness;
 pub mod node;
+// The simulation is a test: it may read its seed from the environment.
 #[cfg(test)]
+#[allow(clippy::disallowed_methods)]
 mod sim;
 pub mod time;
 pub mod wire;

@@ -1,1 +1,10 @@
-//! What touches the world: thin, sequential, no decisions. Modules do not know each other.
+//! What touches the world: thin, sequential, no decisions. Modules do not know each other, but for `ready` and
+//! `clock`, on which the others wait.
+
+pub mod bpf;
+pub mod clock;
+pub mod gate;
+pub mod ping;
+pub mod ready;
+pub mod stream;
+pub mod udp;

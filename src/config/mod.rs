@@ -1,0 +1,244 @@
+//! `dre.toml` → settings that hold together.
+//!
+//! Raw structs are the TOML; [`Settings`] is what the daemons run with: typed, valid by construction,
+//! made in one function that `drectl config check` and the daemons share.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+mod check;
+mod digest;
+mod error;
+mod host;
+mod key;
+mod raw;
+
+pub use error::{Error, Finding};
+pub use host::{HostFacts, gather as host_facts};
+pub use key::{Key, encode as encode_key, path as key_path, read as read_key};
+
+/// The parts of a configuration that have a digest of their own, so that a difference can be named.
+pub const SECTIONS: [&str; 8] = [
+    "[nodes]",
+    "[heartbeat]",
+    "[heartbeat.tipc]",
+    "[arbitrator]",
+    "[[vip]]",
+    "[services]",
+    "[election]",
+    "the group",
+];
+
+/// Exit status of every binary for a configuration that does not hold (EX_CONFIG of sysexits.h);
+/// the units refer to it in `RestartPreventExitStatus=`.
+pub const EXIT_CONFIG: u8 = 78;
+
+/// Everything the daemons run with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Settings {
+    /// `dre`, or the name of a template group.
+    pub group: String,
+    /// This machine's key under `[nodes]`.
+    pub node: String,
+    /// The other one; `None` only in standalone mode with a single node in the file.
+    pub peer: Option<String>,
+    /// `DRE_STANDALONE=yes`: the peer's vote counts as given until a peer is heard.
+    pub standalone: bool,
+    pub links: Vec<Link>,
+    pub heartbeat: Heartbeat,
+    pub arbitrator: Option<Arbitrator>,
+    /// In the order of the file; the index is the VIP's number on the lease stream.
+    pub vips: Vec<Vip>,
+    pub services: Services,
+    pub election: Election,
+    /// SHA-256 of what must be the same on both nodes, in canonical form.
+    pub digest: [u8; 32],
+    /// The same for each of [`SECTIONS`], shortened.
+    pub sections: [u32; 8],
+    /// What holds but may surprise; for `drectl config check`.
+    pub warnings: Vec<String>,
+}
+
+impl Settings {
+    /// This node takes the role when both are free: the preferred one, or (no preference) the smaller name.
+    pub fn is_first(&self) -> bool {
+        match (&self.election.preferred, &self.peer) {
+            (Some(preferred), _) => *preferred == self.node,
+            (None, Some(peer)) => self.node < *peer,
+            (None, None) => true,
+        }
+    }
+
+    /// What the election's machine must know of it.
+    pub fn setup(&self) -> crate::logic::node::Setup {
+        crate::logic::node::Setup {
+            group: self.group.clone(),
+            node: self.node.clone(),
+            peer: self.peer.clone(),
+            links: self.links.iter().map(|l| l.name.clone()).collect(),
+            interval: self.heartbeat.interval,
+            dead_after: self.heartbeat.dead_after(),
+            guard: self.heartbeat.guard(),
+            arbitrators: self
+                .arbitrator
+                .iter()
+                .flat_map(|a| a.addresses.iter().map(ToString::to_string))
+                .collect(),
+            standalone: self.standalone,
+            first: self.is_first(),
+            preferred: self.election.preferred.as_deref() == Some(self.node.as_str()),
+            failback: self.election.failback,
+            startup_hold: self.election.startup_hold,
+            vips: self.vips.iter().map(|v| v.address.addr().to_string()).collect(),
+            services: self.services.active.clone(),
+            digest: self.digest,
+            sections: self.sections,
+            section_names: SECTIONS,
+        }
+    }
+}
+
+/// Where the configuration is: `DRE_CONFDIR/GROUP.toml`, else `AVAMGR_CONFDIR/avamgr.cfg` (what the old suite's users
+/// have in their environment), else `/etc/dre/GROUP.toml`.
+pub fn locate(group: &str, env: impl Fn(&str) -> Option<String>) -> PathBuf {
+    let dir = |name| env(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+    match (dir("DRE_CONFDIR"), dir("AVAMGR_CONFDIR")) {
+        (Some(dir), _) => dir.join(format!("{group}.toml")),
+        (None, Some(dir)) if group == "dre" => dir.join("avamgr.cfg"),
+        _ => Path::new("/etc/dre").join(format!("{group}.toml")),
+    }
+}
+
+fn env(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}
+
+/// The group this process serves: `DRE_GROUP`, set by the template units, else `dre`.
+pub fn group() -> String {
+    env("DRE_GROUP").filter(|g| !g.is_empty()).unwrap_or_else(|| "dre".into())
+}
+
+/// `DRE_STANDALONE` says yes.
+pub fn standalone() -> bool {
+    env("DRE_STANDALONE").is_some_and(|v| matches!(v.to_lowercase().as_str(), "yes" | "true" | "1" | "on"))
+}
+
+/// This host's name, without a domain.
+pub fn host_name() -> String {
+    let full = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    full.split('.').next().unwrap_or_default().to_owned()
+}
+
+/// What the daemons run with: the located file, its drop-ins, this host's name, the environment.
+pub fn load() -> Result<Settings, Error> {
+    load_file(None)
+}
+
+/// The same for a file named by hand.
+pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
+    let file = file.map_or_else(|| locate(&group(), env), Path::to_path_buf);
+    let sources = read_sources(&file)?;
+    parse(&sources, &group(), &host_name(), standalone())
+}
+
+/// The file and its drop-ins in `FILE.d/*.toml`, by name.
+fn read_sources(file: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error));
+    let mut sources = vec![(file.to_path_buf(), read(file)?)];
+    let mut dropins = file.as_os_str().to_owned();
+    dropins.push(".d");
+    if let Ok(entries) = std::fs::read_dir(Path::new(&dropins)) {
+        let mut paths: Vec<PathBuf> = entries.filter_map(Result::ok).map(|entry| entry.path()).collect();
+        paths.retain(|path| path.extension().is_some_and(|ext| ext == "toml"));
+        paths.sort();
+        for path in paths {
+            let text = read(&path)?;
+            sources.push((path, text));
+        }
+    }
+    Ok(sources)
+}
+
+/// Text to settings. Pure. Later sources add to and override earlier ones, table by table. Every finding is
+/// reported, not only the first.
+pub fn parse(
+    sources: &[(PathBuf, String)],
+    group: &str,
+    node: &str,
+    standalone: bool,
+) -> Result<Settings, Error> {
+    let mut whole = raw::Raw::default();
+    for (path, text) in sources {
+        whole.overlay(raw::read(path, text)?);
+    }
+    check::settings(whole, sources, group, node, standalone)
+}
+
+/// One heartbeat path: the same name on both nodes, one address each.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    pub name: String,
+    pub local: IpAddr,
+    pub peer: IpAddr,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Heartbeat {
+    pub interval: Duration,
+    pub missed_max: u32,
+    /// UDP port on both nodes.
+    pub port: u16,
+}
+
+impl Heartbeat {
+    /// D: silence on every link for this long = the peer is lost.
+    pub fn dead_after(&self) -> Duration {
+        self.interval * self.missed_max
+    }
+
+    /// What a lease ends before D: the gate's resolution and a late store (2 ms), and the drift of two
+    /// clocks over D (0.5 % each way, far beyond any crystal).
+    pub fn guard(&self) -> Duration {
+        Duration::from_millis(2) + self.dead_after() / 100
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Arbitrator {
+    pub addresses: Vec<IpAddr>,
+    /// The neutral path; host routes to the addresses are installed on it.
+    pub interface: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vip {
+    pub address: IpNet,
+    pub interface: String,
+    /// As `ip addr` shows it: `eth2:0`. IPv4 only.
+    pub label: Option<String>,
+    /// IPv4 only.
+    pub broadcast: Option<std::net::Ipv4Addr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Services {
+    /// Run where ACTIVE.
+    pub active: Vec<String>,
+    /// Run where STANDBY.
+    pub standby: Vec<String>,
+    /// Ready on both, restarted, not managed.
+    pub both: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Election {
+    /// Takes the role when both are free.
+    pub preferred: Option<String>,
+    /// Give the role back to the preferred node by itself.
+    pub failback: bool,
+    /// Listen this long before being ACTIVE alone.
+    pub startup_hold: Duration,
+}

@@ -1,0 +1,223 @@
+//! The TOML as it is written; nothing is believed yet. Every value that may be found wrong later knows its place.
+
+use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::Spanned;
+
+use super::error::{Error, Finding, Place};
+
+/// A value and where it stands: the source's number and the bytes.
+#[derive(Debug, Clone)]
+pub struct At<T> {
+    pub value: T,
+    pub place: Place,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct File {
+    nodes: BTreeMap<Spanned<String>, NodeToml>,
+    heartbeat: HeartbeatToml,
+    arbitrator: Option<ArbitratorToml>,
+    vip: Vec<VipToml>,
+    services: ServicesToml,
+    election: ElectionToml,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeToml {
+    tipc: Option<Spanned<String>>,
+    #[serde(default)]
+    links: BTreeMap<String, Spanned<IpAddr>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct HeartbeatToml {
+    transport: Option<Spanned<String>>,
+    interval_ms: Option<Spanned<u64>>,
+    missed_max: Option<Spanned<u64>>,
+    port: Option<Spanned<u64>>,
+    tipc: Option<Spanned<TipcToml>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TipcToml {
+    network_id: Option<u32>,
+    #[serde(default)]
+    bearers: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ArbitratorToml {
+    addresses: Spanned<Vec<Spanned<IpAddr>>>,
+    interface: Spanned<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct VipToml {
+    address: Spanned<String>,
+    interface: Spanned<String>,
+    label: Option<Spanned<String>>,
+    broadcast: Option<Spanned<Ipv4Addr>>,
+    style: Option<Spanned<String>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ServicesToml {
+    active: Option<Vec<Spanned<String>>>,
+    standby: Option<Vec<Spanned<String>>>,
+    both: Option<Vec<Spanned<String>>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct ElectionToml {
+    preferred: Option<Spanned<String>>,
+    failback: Option<Spanned<bool>>,
+    startup_hold_ms: Option<Spanned<u64>>,
+}
+
+/// All sources laid over each other.
+#[derive(Debug, Default)]
+pub struct Raw {
+    pub nodes: BTreeMap<String, Node>,
+    pub transport: Option<At<String>>,
+    pub interval_ms: Option<At<u64>>,
+    pub missed_max: Option<At<u64>>,
+    pub port: Option<At<u64>>,
+    pub tipc: Option<At<(Option<u32>, BTreeMap<String, String>)>>,
+    pub arbitrators: Option<At<Vec<At<IpAddr>>>>,
+    pub arbitrator_interface: Option<At<String>>,
+    pub vips: Vec<Vip>,
+    pub active: Option<Vec<At<String>>>,
+    pub standby: Option<Vec<At<String>>>,
+    pub both: Option<Vec<At<String>>>,
+    pub preferred: Option<At<String>>,
+    pub failback: Option<At<bool>>,
+    pub startup_hold_ms: Option<At<u64>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Node {
+    pub place: Place,
+    pub tipc: Option<At<String>>,
+    pub links: BTreeMap<String, At<IpAddr>>,
+}
+
+#[derive(Debug, Clone)]
+pub struct Vip {
+    pub address: At<String>,
+    pub interface: At<String>,
+    pub label: Option<At<String>>,
+    pub broadcast: Option<At<Ipv4Addr>>,
+    pub style: Option<At<String>>,
+}
+
+fn at<T>(path: &Path, spanned: Spanned<T>) -> At<T> {
+    let span = spanned.span();
+    At { value: spanned.into_inner(), place: Place { path: path.to_path_buf(), span } }
+}
+
+/// One source. A text that is no TOML, or has a key that does not exist, is refused with its place.
+pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
+    let file: File = toml::from_str(text).map_err(|error| {
+        let finding = Finding {
+            place: Some(Place { path: path.to_path_buf(), span: error.span().unwrap_or(0..0) }),
+            what: error.message().to_owned(),
+            why: "an unknown or misspelt setting would silently not be what you meant".into(),
+            remedy: "write it as the example in /usr/share/doc/dre/dre.toml does".into(),
+        };
+        Error::new(vec![finding], &[(path.to_path_buf(), text.to_owned())])
+    })?;
+    let place = |spanned: Option<Spanned<u64>>| spanned.map(|s| at(path, s));
+    let word = |spanned: Option<Spanned<String>>| spanned.map(|s| at(path, s));
+    let list =
+        |names: Option<Vec<Spanned<String>>>| names.map(|l| l.into_iter().map(|s| at(path, s)).collect());
+    let (arbitrators, arbitrator_interface) = match file.arbitrator {
+        None => (None, None),
+        Some(a) => {
+            let all = at(path, a.addresses);
+            let addresses = all.value.into_iter().map(|s| at(path, s)).collect();
+            (Some(At { value: addresses, place: all.place }), Some(at(path, a.interface)))
+        }
+    };
+    Ok(Raw {
+        nodes: file
+            .nodes
+            .into_iter()
+            .map(|(name, node)| {
+                let name = at(path, name);
+                let links = node.links.into_iter().map(|(link, address)| (link, at(path, address))).collect();
+                (name.value, Node { place: name.place, tipc: word(node.tipc), links })
+            })
+            .collect(),
+        transport: word(file.heartbeat.transport),
+        interval_ms: place(file.heartbeat.interval_ms),
+        missed_max: place(file.heartbeat.missed_max),
+        port: place(file.heartbeat.port),
+        tipc: file.heartbeat.tipc.map(|t| {
+            let t = at(path, t);
+            At { value: (t.value.network_id, t.value.bearers), place: t.place }
+        }),
+        arbitrators,
+        arbitrator_interface,
+        vips: file
+            .vip
+            .into_iter()
+            .map(|v| Vip {
+                address: at(path, v.address),
+                interface: at(path, v.interface),
+                label: word(v.label),
+                broadcast: v.broadcast.map(|b| at(path, b)),
+                style: word(v.style),
+            })
+            .collect(),
+        active: list(file.services.active),
+        standby: list(file.services.standby),
+        both: list(file.services.both),
+        preferred: word(file.election.preferred),
+        failback: file.election.failback.map(|s| at(path, s)),
+        startup_hold_ms: place(file.election.startup_hold_ms),
+    })
+}
+
+impl Raw {
+    /// A drop-in over what came before: single values and lists of services are replaced, nodes and VIPs are added.
+    pub fn overlay(&mut self, other: Self) {
+        fn over<T>(mine: &mut Option<T>, theirs: Option<T>) {
+            if theirs.is_some() {
+                *mine = theirs;
+            }
+        }
+        self.nodes.extend(other.nodes);
+        self.vips.extend(other.vips);
+        over(&mut self.transport, other.transport);
+        over(&mut self.interval_ms, other.interval_ms);
+        over(&mut self.missed_max, other.missed_max);
+        over(&mut self.port, other.port);
+        over(&mut self.tipc, other.tipc);
+        over(&mut self.arbitrators, other.arbitrators);
+        over(&mut self.arbitrator_interface, other.arbitrator_interface);
+        over(&mut self.active, other.active);
+        over(&mut self.standby, other.standby);
+        over(&mut self.both, other.both);
+        over(&mut self.preferred, other.preferred);
+        over(&mut self.failback, other.failback);
+        over(&mut self.startup_hold_ms, other.startup_hold_ms);
+    }
+}
+
+/// Used where a finding concerns a file as a whole.
+pub fn whole(sources: &[(PathBuf, String)]) -> Place {
+    let path = sources.first().map(|(path, _)| path.clone()).unwrap_or_default();
+    Place { path, span: 0..0 }
+}

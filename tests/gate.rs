@@ -1,0 +1,135 @@
+//! The gate's programs in the real kernel, on real frames. Needs root.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use dre::logic::time::Moment;
+use dre::shell::bpf::test_run;
+use dre::shell::clock;
+use dre::shell::gate::{Gate, Way};
+
+const VIP4: [u8; 4] = [172, 16, 9, 61];
+const OTHER4: [u8; 4] = [172, 16, 9, 100];
+const VIP6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0x61];
+const OTHER6: [u8; 16] = [0x20, 1, 0xd, 0xb8, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0];
+const ALL_NODES: [u8; 16] = [0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+
+const PASS: u32 = u32::MAX;
+const DROP: u32 = 2;
+
+fn ethernet(kind: [u8; 2], payload: &[u8]) -> Vec<u8> {
+    let mut frame = [&[2; 6][..], &[4; 6], &kind, payload].concat();
+    frame.resize(frame.len().max(64), 0);
+    frame
+}
+
+fn arp(operation: u8, sender: [u8; 4], target: [u8; 4]) -> Vec<u8> {
+    let head = [0, 1, 8, 0, 6, 4, 0, operation];
+    ethernet([8, 6], &[&head[..], &[4; 6], &sender, &[0; 6], &target].concat())
+}
+
+fn ipv4(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let head = [0x45, 0, 0, 40, 0, 0, 0, 0, 64, 6, 0, 0];
+    ethernet([8, 0], &[&head[..], &source, &destination, &[0; 20]].concat())
+}
+
+fn ipv6(next: u8, source: [u8; 16], destination: [u8; 16], payload: &[u8]) -> Vec<u8> {
+    let head = [0x60, 0, 0, 0, 0, 24, next, 255];
+    ethernet([0x86, 0xdd], &[&head[..], &source, &destination, payload].concat())
+}
+
+fn nd(kind: u8, source: [u8; 16], destination: [u8; 16], target: [u8; 16]) -> Vec<u8> {
+    ipv6(58, source, destination, &[&[kind, 0, 0, 0, 0, 0, 0, 0][..], &target].concat())
+}
+
+fn gate() -> Gate {
+    let gate = Gate::load().expect("the kernel takes the gate (root, Linux 5.8 or later)");
+    gate.guard(IpAddr::from(VIP4)).expect("guarded");
+    gate.guard(IpAddr::from(VIP6)).expect("guarded");
+    gate
+}
+
+/// (what, frame, dropped on the way in when shut, dropped on the way out when shut)
+fn frames() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
+    vec![
+        ("ARP request for the VIP", arp(1, OTHER4, VIP4), true, false),
+        ("ARP probe for the VIP", arp(1, [0; 4], VIP4), true, false),
+        ("ARP reply from the VIP", arp(2, VIP4, OTHER4), false, true),
+        ("ARP request from the VIP", arp(1, VIP4, OTHER4), false, true),
+        ("gratuitous ARP of the VIP", arp(1, VIP4, VIP4), true, true),
+        ("ARP between others", arp(1, OTHER4, OTHER4), false, false),
+        ("IPv4 to the VIP", ipv4(OTHER4, VIP4), true, false),
+        ("IPv4 from the VIP", ipv4(VIP4, OTHER4), false, true),
+        ("IPv4 between others", ipv4(OTHER4, OTHER4), false, false),
+        ("IPv6 to the VIP", ipv6(6, OTHER6, VIP6, &[0; 24]), true, false),
+        ("IPv6 from the VIP", ipv6(6, VIP6, OTHER6, &[0; 24]), false, true),
+        ("IPv6 between others", ipv6(6, OTHER6, OTHER6, &[0; 24]), false, false),
+        ("solicitation for the VIP", nd(135, OTHER6, ALL_NODES, VIP6), true, false),
+        ("probe (DAD form) for the VIP", nd(135, [0; 16], ALL_NODES, VIP6), true, false),
+        ("advertisement of the VIP", nd(136, OTHER6, ALL_NODES, VIP6), false, true),
+        ("advertisement of another", nd(136, OTHER6, ALL_NODES, OTHER6), false, false),
+        ("a frame cut short", ethernet([8, 6], &[0; 4])[..20].to_vec(), false, false),
+        ("another protocol", ethernet([0x88, 0xcc], &[0; 50]), false, false),
+    ]
+}
+
+#[test]
+fn what_carries_a_vip_passes_only_before_the_deadline() {
+    let gate = gate();
+    for (deadline, open) in [(Moment::ZERO, false), (clock::now() + Duration::from_secs(60), true)] {
+        gate.until(deadline);
+        for (what, frame, drops_in, drops_out) in frames() {
+            for (way, drops) in [(Way::In, drops_in), (Way::Out, drops_out)] {
+                let verdict = test_run(gate.program(way), &frame).expect("test run");
+                let expected = if drops && !open { DROP } else { PASS };
+                assert_eq!(verdict, expected, "{what}, way {way:?}, gate open: {open}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_gate_shuts_by_itself_and_a_late_store_does_not_open_it() {
+    let gate = gate();
+    let frame = ipv4(OTHER4, VIP4);
+    let verdict = || test_run(gate.program(Way::In), &frame).expect("test run");
+    let deadline = clock::now() + Duration::from_millis(30);
+    gate.until(deadline);
+    let mut passed = 0;
+    loop {
+        let before = clock::now();
+        let verdict = verdict();
+        let after = clock::now();
+        if after < deadline {
+            assert_eq!(verdict, PASS, "{:?} before the deadline", after.until(deadline));
+            passed += 1;
+        } else if before >= deadline {
+            assert_eq!(verdict, DROP, "{:?} after the deadline", before.since(deadline));
+            break;
+        }
+    }
+    assert!(passed > 0, "never seen open");
+    gate.until(deadline);
+    assert_eq!(verdict(), DROP, "a store that comes late opened the gate");
+}
+
+#[test]
+fn a_vip_that_left_the_configuration_is_no_longer_guarded() {
+    let gate = gate();
+    let frame = ipv4(OTHER4, VIP4);
+    assert_eq!(test_run(gate.program(Way::In), &frame).expect("test run"), DROP);
+    gate.release(IpAddr::from(VIP4)).expect("released");
+    assert_eq!(test_run(gate.program(Way::In), &frame).expect("test run"), PASS);
+}
+
+/// What renewing costs: reported, never judged.
+#[test]
+fn a_renewal_is_one_store() {
+    let gate = gate();
+    let begun = clock::now();
+    for n in 0..1_000_000_u64 {
+        gate.until(Moment::from_nanos(n));
+    }
+    println!("renewal: {:.1} ns", clock::now().since(begun).as_nanos() as f64 / 1e6);
+    assert_eq!(gate.deadline(), Moment::from_nanos(999_999));
+}
