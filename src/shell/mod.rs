@@ -3,7 +3,9 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod frames;
 pub mod gate;
+pub mod netlink;
 pub mod ping;
 pub mod ready;
 pub mod stream;
