@@ -3,6 +3,7 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod control;
 pub mod frames;
 pub mod gate;
 pub mod netlink;
