@@ -326,7 +326,14 @@ impl Holder {
     }
 
     /// A new configuration; VIPs that stay keep what they are. `from[n]` = the old number of new VIP n.
-    pub fn reload(&mut self, now: Moment, digest: [u8; 32], on: Vec<u32>, from: &[Option<u32>], out: &mut Vec<Act>) {
+    pub fn reload(
+        &mut self,
+        now: Moment,
+        digest: [u8; 32],
+        on: Vec<u32>,
+        from: &[Option<u32>],
+        out: &mut Vec<Act>,
+    ) {
         let old = std::mem::take(&mut self.vips);
         self.digest = digest;
         self.vips = from
@@ -420,7 +427,8 @@ impl Holder {
 
     /// Counts and alarms, when they changed.
     fn tell(&mut self, out: &mut Vec<Act>) {
-        let count = |f: fn(&Held) -> bool| u32::try_from(self.vips.iter().filter(|v| f(v)).count()).unwrap_or(0);
+        let count =
+            |f: fn(&Held) -> bool| u32::try_from(self.vips.iter().filter(|v| f(v)).count()).unwrap_or(0);
         let counts = (number(self.vips.len()), count(|v| v.usable), count(|v| v.announced));
         if counts != self.counts {
             self.counts = counts;
@@ -431,7 +439,8 @@ impl Holder {
             for name in self.raised.keys().filter(|name| !self.alarms.contains_key(*name)) {
                 out.push(Act::Report(Report::Alarm { name: name.clone(), text: None }));
             }
-            for (name, text) in self.alarms.iter().filter(|(name, text)| self.raised.get(*name) != Some(text)) {
+            for (name, text) in self.alarms.iter().filter(|(name, text)| self.raised.get(*name) != Some(text))
+            {
                 out.push(Act::Report(Report::Alarm { name: name.clone(), text: Some(text.clone()) }));
             }
             self.raised = self.alarms.clone();
@@ -486,7 +495,10 @@ mod tests {
         let mut out = vec![];
         h.appeared(at(2), 0, &mut out);
         assert!(out.contains(&Act::Announce(vec![0])), "{out:?}");
-        assert!(!out.iter().any(|a| matches!(a, Act::Report(Report::Open { .. }))), "open before all are usable");
+        assert!(
+            !out.iter().any(|a| matches!(a, Act::Report(Report::Open { .. }))),
+            "open before all are usable"
+        );
         h.appeared(at(2), 1, &mut out);
         assert!(out.contains(&Act::Report(Report::Open { term: 3, at: at(2) })));
         assert!(out.contains(&Act::Report(Report::Vips { wanted: 2, held: 2, announced: 2 })));
@@ -497,12 +509,15 @@ mod tests {
         let mut h = holding();
         let mut out = vec![];
         h.order(at(10), &Order::Drop { serial: 9 }, &mut out);
-        assert_eq!(out[..4], [
-            Act::Gate(Moment::ZERO),
-            Act::Report(Report::Shut { serial: 9 }),
-            Act::Remove(0),
-            Act::Remove(1)
-        ]);
+        assert_eq!(
+            out[..4],
+            [
+                Act::Gate(Moment::ZERO),
+                Act::Report(Report::Shut { serial: 9 }),
+                Act::Remove(0),
+                Act::Remove(1)
+            ]
+        );
         assert!(!h.holds(at(10)));
     }
 
