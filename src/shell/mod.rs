@@ -3,13 +3,16 @@
 
 pub mod bpf;
 pub mod clock;
+pub mod control;
 pub mod frames;
 pub mod gate;
 pub mod journal;
+pub mod manager;
 pub mod netlink;
 pub mod notify;
 pub mod ping;
 pub mod ready;
 pub mod realtime;
+pub mod state;
 pub mod stream;
 pub mod udp;
