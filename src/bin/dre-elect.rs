@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 fn codec(settings: &Settings) -> Result<Option<Codec>, config::Error> {
     let Some(peer) = &settings.peer else { return Ok(None) };
     let path = config::key_path();
-    if settings.standalone && !path.exists() {
+    if settings.standalone && std::fs::metadata(&path).map_or(0, |meta| meta.len()) == 0 {
         return Ok(None);
     }
     let key = config::read_key(&path)?;
