@@ -78,7 +78,7 @@ pub struct Gap {
     pub to: Moment,
     /// Probes unanswered between.
     pub lost: usize,
-    /// It had no answer before it, or none after it, while the judge watched.
+    /// It had not ended when the judge left.
     pub open: bool,
 }
 
@@ -361,7 +361,10 @@ impl Watch {
     /// Stream and number, if this is an answer to one of ours.
     fn answer(&self, p: &[u8]) -> Option<(u8, usize)> {
         let kind = if self.tape.vip.is_ipv6() { 129 } else { 0 };
-        let ours = p.len() >= 24 && p[0] == kind && p[4..6] == self.id.to_be_bytes() && p[8..12] == MAGIC.to_be_bytes();
+        let ours = p.len() >= 24
+            && p[0] == kind
+            && p[4..6] == self.id.to_be_bytes()
+            && p[8..12] == MAGIC.to_be_bytes();
         if !ours {
             return None;
         }
@@ -390,11 +393,18 @@ impl Watch {
                     ask.heard.push((mac, at));
                 }
             }
-            ([8, 0], IpAddr::V4(vip)) if to_me && f[26..30] == vip.octets() => self.heard_echo(&f[34..], mac, at),
+            ([8, 0], IpAddr::V4(vip)) if to_me && f[26..30] == vip.octets() => {
+                self.heard_echo(&f[34..], mac, at)
+            }
             ([0x86, 0xdd], IpAddr::V6(vip)) if f.len() >= 62 => {
                 if to_me && f[22..38] == vip.octets() {
                     self.heard_echo(&f[54..], mac, at);
-                } else if f[0] == 0x33 && f[20] == 58 && f[54] == 136 && f.len() >= 78 && f[62..78] == vip.octets() {
+                } else if f[0] == 0x33
+                    && f[20] == 58
+                    && f[54] == 136
+                    && f.len() >= 78
+                    && f[62..78] == vip.octets()
+                {
                     self.tape.announces.push(Announce { at, mac, request: true });
                 }
             }
@@ -586,16 +596,19 @@ impl Verdict {
     }
 }
 
-/// The longest gap. One that was there when the judge came is not counted; one that was still there when it left is.
+/// The longest gap. One that was there when the judge came and ended is not counted; one that was still there when it
+/// left is, even if nothing was ever answered.
 fn longest(gaps: Vec<Gap>) -> Option<Gap> {
     gaps.into_iter().filter(|g| g.lost > 0).max_by_key(Gap::length)
 }
 
 fn gaps(probes: impl Iterator<Item = (Moment, bool)>, end: Moment) -> Vec<Gap> {
     let mut found = Vec::new();
+    let mut begin: Option<Moment> = None;
     let mut last: Option<Moment> = None;
     let mut lost = 0;
     for (sent, answered) in probes {
+        begin.get_or_insert(sent);
         if !answered {
             lost += 1;
             continue;
@@ -609,7 +622,7 @@ fn gaps(probes: impl Iterator<Item = (Moment, bool)>, end: Moment) -> Vec<Gap> {
         lost = 0;
     }
     // The probes of the last milliseconds may not have had their answers yet: two lost ticks are no gap.
-    if let Some(from) = last
+    if let Some(from) = last.or(begin)
         && lost > 2
     {
         found.push(Gap { from, to: end, lost, open: true });

@@ -34,6 +34,7 @@ pub mod web;
 
 use std::fs;
 use std::net::IpAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
@@ -115,7 +116,7 @@ impl<'a> Builder<'a> {
             }
             Ok(node)
         };
-        Ok(Lab { hadev1: lay("hadev1")?, hadev2: lay("hadev2")?, net, remover: guard })
+        Ok(Lab { hadev1: lay("hadev1")?, hadev2: lay("hadev2")?, net, base, remover: guard })
     }
 }
 
@@ -124,6 +125,7 @@ pub struct Lab {
     pub hadev1: Node,
     pub hadev2: Node,
     pub net: Arc<Net>,
+    base: PathBuf,
     /// Last: fields drop in order, and the nodes must be gone first.
     remover: Remover,
 }
@@ -160,10 +162,11 @@ impl Lab {
         Judge::start(&self.net.ns("client"), &self.net.ns("judge"), vip)
     }
 
-    /// Runs a command in the namespace of the client, the judge, the arbitrator or the stranger.
+    /// Runs a command in the namespace of the client, the judge, the arbitrator or the stranger, with the nodes'
+    /// programs (there is no /proc and no /dev).
     pub fn outside(&self, who: &str, argv: &[&str]) -> Result<String> {
-        let ns = self.net.ns(who);
-        let mut all = vec!["netns", "exec", &ns];
+        let (ns, root) = (self.net.ns(who), self.base.to_string_lossy());
+        let mut all = vec!["netns", "exec", &ns, "chroot", &root];
         all.extend_from_slice(argv);
         run("ip", &all)
     }
@@ -257,14 +260,22 @@ fn remove(id: &str) {
     let dir: PathBuf = Path::new(RUN).join(id);
     if dir.exists() {
         for node in ["hadev1", "hadev2"] {
-            quietly("umount", &["-l", &dir.join(node).join("root").to_string_lossy()]);
+            let root = dir.join(node).join("root");
+            // nspawn's own lock on the directory stays behind when it is killed.
+            if let Ok(at) = fs::metadata(&root) {
+                let lock = format!("/run/systemd/nspawn/locks/inode-{}:{}", at.dev(), at.ino());
+                let _ = fs::remove_file(lock);
+            }
+            quietly("umount", &["-l", &root.to_string_lossy()]);
         }
         quietly("umount", &["-l", &dir.to_string_lossy()]);
         let _ = fs::remove_dir(&dir);
         let _ = fs::remove_dir(RUN);
     }
     let machine = id.replace('.', "-") + "-";
-    for dir in ["/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export", "/run/systemd/nspawn/locks"] {
+    for dir in
+        ["/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export", "/run/systemd/nspawn/locks"]
+    {
         for name in names(Path::new(dir)).into_iter().filter(|n| n.contains(&machine)) {
             let path = Path::new(dir).join(name);
             quietly("umount", &["-l", &path.to_string_lossy()]);
@@ -274,11 +285,17 @@ fn remove(id: &str) {
 }
 
 fn quietly(program: &str, args: &[&str]) {
-    let _ = Command::new(program).args(args).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).status();
+    let _ = Command::new(program)
+        .args(args)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
 }
 
 fn run(program: &str, args: &[&str]) -> Result<String> {
-    let out = Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| program.to_owned())?;
+    let out =
+        Command::new(program).args(args).stdin(Stdio::null()).output().with_context(|| program.to_owned())?;
     if !out.status.success() {
         bail!("{program} {}: {}", args.join(" "), String::from_utf8_lossy(&out.stderr).trim());
     }

@@ -185,8 +185,11 @@ impl Net {
 
     /// Takes the plugs of `who` out and its namespace away.
     pub fn unplug(&self, who: &str, ns: &str) -> Result<()> {
-        let script: String =
-            PLUGS.iter().filter(|p| p.who == who).map(|p| format!("link del {}\n", port(who, p.net))).collect();
+        let script: String = PLUGS
+            .iter()
+            .filter(|p| p.who == who)
+            .map(|p| format!("link del {}\n", port(who, p.net)))
+            .collect();
         self.switch(&script)?;
         ip(&["netns", "del", ns], "")
     }
@@ -234,7 +237,14 @@ impl Net {
     /// Delivers `percent` of the frames `who` sends twice to `twin`.
     pub fn duplicate(&self, who: &str, net: &str, twin: &str, percent: u8) -> Result<()> {
         let to = format!("dup to \"{}\"", port(twin, number(net)?));
-        self.add(who, net, Way::From, &format!("ether daddr {}", mac_text(mac(twin, number(net)?))), to, percent)
+        self.add(
+            who,
+            net,
+            Way::From,
+            &format!("ether daddr {}", mac_text(mac(twin, number(net)?))),
+            to,
+            percent,
+        )
     }
 
     /// The two nodes no longer hear each other on this network; everybody else hears both.

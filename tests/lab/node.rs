@@ -105,7 +105,10 @@ impl Node {
             boots: Mutex::new(0),
         };
         node.write("/etc/hostname", format!("{name}\n"))?;
-        node.write("/etc/hosts", "127.0.0.1 localhost\n::1 localhost\n172.16.8.50 hadev1\n172.16.8.51 hadev2\n")?;
+        node.write(
+            "/etc/hosts",
+            "127.0.0.1 localhost\n::1 localhost\n172.16.8.50 hadev1\n172.16.8.51 hadev2\n",
+        )?;
         let mut id = [0u8; 16];
         fs::File::open("/dev/urandom")?.read_exact(&mut id)?;
         let id: String = id.iter().map(|b| format!("{b:02x}")).collect();

@@ -15,8 +15,23 @@ const VERSION: u32 = 3;
 
 /// What every node has.
 const PACKAGES: &[&str] = &[
-    "systemd", "systemd-sysv", "dbus", "udev", "libpam-systemd", "polkitd", "iproute2", "iputils-ping", "nftables",
-    "procps", "kmod", "tcpdump", "openssh-server", "rsync", "memcached", "nginx-light", "freediameterd",
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "libpam-systemd",
+    "polkitd",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "procps",
+    "kmod",
+    "tcpdump",
+    "openssh-server",
+    "rsync",
+    "memcached",
+    "nginx-light",
+    "freediameterd",
     "freediameter-extensions",
 ];
 
@@ -50,7 +65,8 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     let mut hash = DefaultHasher::new();
     (VERSION, &packages, FINISH).hash(&mut hash);
     let cache = cache();
-    fs::create_dir_all(&cache).with_context(|| format!("{}: cannot make the lab's cache", cache.display()))?;
+    fs::create_dir_all(&cache)
+        .with_context(|| format!("{}: cannot make the lab's cache", cache.display()))?;
     let root = cache.join(format!("trixie-{:016x}", hash.finish()));
     // Two test binaries at once: the second waits and finds it made. The lock goes with the file.
     let lock = File::create(cache.join("lock"))?;

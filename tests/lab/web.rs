@@ -189,7 +189,9 @@ fn connect(to: SocketAddr) -> std::io::Result<Socket> {
 /// Goes on with one request: None = not over yet, Some(None) = failed, Some(name) = answered by that node.
 fn step(o: &mut Open) -> Option<Option<String>> {
     if !o.asked {
-        if !matches!(o.socket.take_error(), Ok(None)) || o.socket.write_all(b"GET / HTTP/1.0\r\n\r\n").is_err() {
+        if !matches!(o.socket.take_error(), Ok(None))
+            || o.socket.write_all(b"GET / HTTP/1.0\r\n\r\n").is_err()
+        {
             return Some(None);
         }
         o.asked = true;
