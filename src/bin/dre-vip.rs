@@ -101,6 +101,8 @@ struct Service {
     by_address: BTreeMap<IpAddr, u32>,
     stream: Option<Stream>,
     refreshed: Moment,
+    /// Why there is no stream, as it was last said.
+    unreachable: Option<String>,
     acts: Vec<Act>,
 }
 
@@ -131,10 +133,20 @@ impl Service {
             by_address: BTreeMap::new(),
             stream: None,
             refreshed: Moment::ZERO,
+            unreachable: None,
             acts: vec![],
         };
         service.index_vips();
         Ok(service)
+    }
+
+    /// Said when it begins and when its reason changes.
+    fn no_stream(&mut self, path: &Path, error: &io::Error) {
+        let text = format!("{}: {error}; waiting for dre.service", path.display());
+        if self.unreachable.as_ref() != Some(&text) {
+            self.journal.log(Notice::Trouble { text: text.clone() });
+            self.unreachable = Some(text);
+        }
     }
 
     fn index_vips(&mut self) {
@@ -490,7 +502,12 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
         let now = clock::now();
         if service.stream.is_none() && now >= next_connect {
             next_connect = now + RECONNECT;
-            if let Ok(stream) = Stream::connect(&path) {
+            let connected = Stream::connect(&path);
+            if let Err(error) = &connected {
+                service.no_stream(&path, error);
+            }
+            if let Ok(stream) = connected {
+                service.unreachable = None;
                 service.stream = Some(stream);
                 service.holder.stream_opened(now, &mut service.acts);
                 for name in service.names.clone() {
