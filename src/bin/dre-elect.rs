@@ -1,1 +1,466 @@
-fn main() {}
+//! dre-elect (`dre.service`): decides which of the two nodes is active.
+//!
+//! One loop on the main thread: heartbeats, pings, the lease stream, time. Whatever may block (D-Bus, the journal,
+//! sd_notify, the control socket, the disk) has a thread of its own and is spoken to by channels that never wait. The
+//! loop's turn feeds heartbeats, lease and watchdog alike.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use dre::config::{self, Settings};
+use dre::logic::node::{Action, Event, Node};
+use dre::logic::time::Moment;
+use dre::logic::wire::{Codec, Role};
+use dre::notice::{Notice, Priority};
+use dre::shell::clock::{self, Alarm};
+use dre::shell::control::{self, Request};
+use dre::shell::journal::Journal;
+use dre::shell::manager::{Fact, Manager};
+use dre::shell::notify::{self, Notify};
+use dre::shell::ping::{Pinger, Pong};
+use dre::shell::realtime;
+use dre::shell::state::{self, Keeper};
+use dre::shell::stream::{Listener, Stream};
+use dre::shell::udp::Links;
+use dre::snapshot::{Service, Status};
+use dre::stream::Report;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{mpsc, watch};
+
+/// What readers of the status see is never older than this.
+const PUBLISH_EVERY: Duration = Duration::from_millis(100);
+/// Links that are closed are tried again this often.
+const RETRY_LINKS: Duration = Duration::from_millis(500);
+/// Messages taken from the lease stream a turn.
+const REPORTS_MAX: usize = 64;
+
+fn main() -> ExitCode {
+    let level =
+        std::env::var("DRE_LOG_LEVEL").ok().and_then(|w| Priority::from_word(&w)).unwrap_or(Priority::Info);
+    let journal = match Journal::start("dre-elect", level) {
+        Ok(journal) => journal,
+        Err(error) => {
+            eprintln!("dre-elect: cannot start the journal's thread: {error}");
+            return ExitCode::from(70);
+        }
+    };
+    let loaded = config::load().and_then(|settings| {
+        let (warnings, verdict) = settings.check_host(&config::host_facts());
+        verdict?;
+        let codec = codec(&settings)?;
+        Ok((settings, codec, warnings))
+    });
+    let (settings, codec, warnings) = match loaded {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            // Straight to stderr: the process ends, and the journal's thread with it.
+            eprintln!("{}", error.lines());
+            return ExitCode::from(config::EXIT_CONFIG);
+        }
+    };
+    for text in settings.warnings.iter().chain(&warnings) {
+        journal.log(Notice::Trouble { text: text.clone() });
+    }
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("dre-elect: cannot start: {error}");
+            return ExitCode::from(70);
+        }
+    };
+    match runtime.block_on(run(settings, codec, &journal)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("dre-elect: {error}");
+            ExitCode::from(70)
+        }
+    }
+}
+
+/// The key is read where there is a peer to speak with; a pair without one does not start.
+fn codec(settings: &Settings) -> Result<Option<Codec>, config::Error> {
+    let Some(peer) = &settings.peer else { return Ok(None) };
+    let path = config::key_path();
+    if settings.standalone && std::fs::metadata(&path).map_or(0, |meta| meta.len()) == 0 {
+        return Ok(None);
+    }
+    let key = config::read_key(&path)?;
+    Ok(Some(Codec::new(key.bytes(), &settings.group, &settings.node, peer)))
+}
+
+fn directory(variable: &str, default: &str) -> PathBuf {
+    std::env::var_os(variable).map_or_else(|| Path::new(default).into(), PathBuf::from)
+}
+
+/// The sockets systemd passed, by name; made here when run by hand.
+fn sockets() -> io::Result<(OwnedFd, Listener)> {
+    let mut passed: BTreeMap<String, OwnedFd> = BTreeMap::new();
+    for (fd, name) in sd_notify::listen_fds_with_names().map_err(io::Error::other)? {
+        // SAFETY: systemd passed these descriptors to this process and nobody else here has taken them.
+        passed.insert(name, unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    let runtime = directory("RUNTIME_DIRECTORY", "/run/dre");
+    let lease = match passed.remove("lease") {
+        Some(fd) => Listener::from_fd(fd)?,
+        None => Listener::bind(&runtime.join("lease"))?,
+    };
+    let control = match passed.remove("control") {
+        Some(fd) => fd,
+        None => {
+            let path = runtime.join("control");
+            let _ = std::fs::remove_file(&path);
+            std::os::unix::net::UnixListener::bind(path)?.into()
+        }
+    };
+    Ok((control, lease))
+}
+
+/// What readers see, with the moment it was true.
+type Published = Arc<Mutex<(Status, Moment)>>;
+
+struct Elect {
+    settings: Settings,
+    node: Node,
+    links: Links,
+    pinger: Pinger,
+    manager: Manager,
+    keeper: Keeper,
+    journal: Journal,
+    notify: Notify,
+    stream: Option<Stream>,
+    actions: Vec<Action>,
+    /// systemd's words for the units of `services.active`, `standby`, `both`.
+    words: Vec<String>,
+    published: Published,
+    changed: watch::Sender<u64>,
+    publish_at: Moment,
+    said: String,
+    takeover: Option<String>,
+    done: bool,
+}
+
+fn watched(settings: &Settings) -> Vec<String> {
+    let s = &settings.services;
+    s.active.iter().chain(&s.standby).chain(&s.both).cloned().collect()
+}
+
+impl Elect {
+    fn event(&mut self, event: Event<'_>) {
+        self.node.handle(clock::now(), event, &mut self.actions);
+        self.act();
+    }
+
+    /// Carries out what the machine said, in its order.
+    fn act(&mut self) {
+        for action in std::mem::take(&mut self.actions) {
+            match action {
+                Action::Send { link, bytes } => self.links.send(link, &bytes[..], clock::now()),
+                Action::Ping => self.pinger.send(self.settings.heartbeat.dead_after() / 2),
+                Action::Order(order) => {
+                    if let Some(stream) = &mut self.stream
+                        && stream.send(&order).is_err()
+                    {
+                        self.stream = None;
+                        self.node.handle(clock::now(), Event::Stream { open: false }, &mut self.actions);
+                    }
+                }
+                Action::Target(target) => self.manager.role(target),
+                Action::KeepTerm(term) => self.keeper.keep(term),
+                Action::Moved { from, to, rule, term } => {
+                    let evidence = self.node.status_line(clock::now());
+                    let (from, to, rule) = (from.word(), to.word(), rule.word());
+                    self.journal.log(Notice::RoleChanged { from, to, rule, term, evidence });
+                    self.publish_at = Moment::ZERO;
+                }
+                Action::Raised { alarm, text } => {
+                    self.journal.log(Notice::AlarmRaised { alarm: alarm.to_string(), text });
+                    self.publish_at = Moment::ZERO;
+                }
+                Action::Cleared { alarm } => {
+                    self.journal.log(Notice::AlarmCleared { alarm: alarm.to_string() });
+                    self.publish_at = Moment::ZERO;
+                }
+                Action::Exit => self.done = true,
+            }
+        }
+        if !self.actions.is_empty() {
+            self.act();
+        }
+    }
+
+    fn publish(&mut self, now: Moment) {
+        if now < self.publish_at {
+            return;
+        }
+        self.publish_at = now + PUBLISH_EVERY;
+        let mut status = self.node.status(now, clock::rfc3339);
+        let units = watched(&self.settings);
+        status.services = units
+            .into_iter()
+            .zip(&self.words)
+            .map(|(unit, state)| Service { unit, state: state.clone() })
+            .collect();
+        if let Some(takeover) = &status.last_takeover
+            && self.takeover.as_ref() != Some(&takeover.at)
+        {
+            self.takeover = Some(takeover.at.clone());
+            let (here, gap_us, rule) = (takeover.here, takeover.gap_us, takeover.rule.clone());
+            self.journal.log(Notice::TakenOver { here, gap_us, rule });
+        }
+        let line = self.node.status_line(now);
+        if line != self.said {
+            self.notify.status(&line);
+            self.said = line;
+        }
+        if let Ok(mut published) = self.published.lock() {
+            *published = (status, now);
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    fn reports(&mut self) {
+        for _ in 0..REPORTS_MAX {
+            let Some(stream) = &mut self.stream else { return };
+            match stream.try_recv::<Report>() {
+                Ok(None) => return,
+                Ok(Some(report)) => self.event(Event::Report(report)),
+                Err(_) => {
+                    self.stream = None;
+                    self.event(Event::Stream { open: false });
+                }
+            }
+        }
+    }
+
+    fn datagrams(&mut self) {
+        let mut links = std::mem::replace(&mut self.links, Links::open(&[], 0, Moment::ZERO));
+        let (node, mut actions) = (&mut self.node, std::mem::take(&mut self.actions));
+        let mut waiting = vec![];
+        links.drain(|bytes| {
+            let now = clock::now();
+            node.handle(now, Event::Datagram { bytes }, &mut actions);
+            waiting.append(&mut actions);
+        });
+        self.links = links;
+        self.actions = waiting;
+        self.act();
+    }
+
+    fn fact(&mut self, fact: Fact) {
+        match fact {
+            Fact::Connected(connected) => self.event(Event::Manager { connected }),
+            Fact::Unit { index, state, word } => {
+                if let Some(slot) = self.words.get_mut(index) {
+                    *slot = word;
+                }
+                self.publish_at = Moment::ZERO;
+                if index < self.settings.services.active.len() {
+                    self.event(Event::Unit { index, state });
+                }
+            }
+            Fact::TargetFailed { target, result } => {
+                self.journal.log(Notice::TargetFailed { target, result })
+            }
+        }
+    }
+
+    fn request(&mut self, request: Request) {
+        let asked = format!("{:?}", request.command);
+        let answer = self.node.command(clock::now(), request.command, &mut self.actions);
+        self.act();
+        if let Err(reason) = &answer {
+            self.journal.log(Notice::Refused { asked, reason: reason.clone() });
+        }
+        self.publish_at = Moment::ZERO;
+        self.publish(clock::now());
+        let _ = request.reply.send(answer);
+    }
+
+    /// A bad file leaves the old one in force; a good one is no change of role.
+    fn reload(&mut self, pongs: &mut mpsc::Receiver<Pong>) {
+        self.notify.reloading();
+        let loaded = config::load().and_then(|settings| {
+            settings.check_host(&config::host_facts()).1?;
+            let codec = codec(&settings)?;
+            Ok((settings, codec))
+        });
+        match loaded {
+            Err(error) => self.journal.log(Notice::ConfigRejected {
+                text: format!(
+                    "the new configuration is refused, the old one stays in force: {}",
+                    error.lines()
+                ),
+            }),
+            Ok((settings, codec)) => {
+                let now = clock::now();
+                if settings.links != self.settings.links
+                    || settings.heartbeat.port != self.settings.heartbeat.port
+                {
+                    self.links = Links::open(&settings.links, settings.heartbeat.port, now);
+                }
+                if settings.arbitrator != self.settings.arbitrator {
+                    (self.pinger, *pongs) = Pinger::new(settings.arbitrator.as_ref());
+                }
+                if settings.services != self.settings.services {
+                    let units = watched(&settings);
+                    self.words = vec![String::new(); units.len()];
+                    self.manager.watch(units);
+                }
+                self.node.reload(now, settings.setup(), codec, &mut self.actions);
+                self.settings = settings;
+                self.act();
+                self.journal
+                    .log(Notice::ConfigReloaded { text: "configuration reloaded, no change of role".into() });
+            }
+        }
+        self.notify.ready();
+    }
+}
+
+/// As it stands when it is read: ages grow, the lease runs down.
+fn aged(published: &Published) -> Status {
+    let Ok(guard) = published.lock() else { unreachable!("nobody panics while holding it: panics abort") };
+    let (mut status, at) = guard.clone();
+    drop(guard);
+    let passed = u64::try_from(clock::now().since(at).as_millis()).unwrap_or(u64::MAX);
+    status.lease.left_ms = status.lease.left_ms.saturating_sub(passed);
+    status.peer.heard_ms = status.peer.heard_ms.saturating_add(passed);
+    status
+}
+
+async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io::Result<()> {
+    let notify = Notify::start()?;
+    for refused in realtime::take() {
+        journal.log(Notice::Trouble { text: refused });
+    }
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (control_fd, lease) = sockets()?;
+    let mut alarm = Alarm::new()?;
+
+    let state_dir = directory("STATE_DIRECTORY", "/var/lib/dre");
+    let term = state::term(&state_dir);
+    let restarted = state::restarted(&directory("RUNTIME_DIRECTORY", "/run/dre"));
+    let log = journal.clone();
+    let keeper = Keeper::start(&state_dir, move |text| log.log(Notice::Trouble { text }))?;
+    let mut session = [0; 8];
+    getrandom::fill(&mut session).map_err(|error| io::Error::other(error.to_string()))?;
+    let session = u64::from_ne_bytes(session) | 1;
+
+    let units = watched(&settings);
+    let words = vec![String::new(); units.len()];
+    let (manager, mut facts) = Manager::start(&settings.group, units)?;
+    let (pinger, mut pongs) = Pinger::new(settings.arbitrator.as_ref());
+    let begun = clock::now();
+    let links = Links::open(&settings.links, settings.heartbeat.port, begun);
+    for error in links.errors() {
+        journal.log(Notice::Trouble { text: error.to_owned() });
+    }
+    let mut actions = vec![];
+    let node = Node::new(begun, settings.setup(), codec, session, term, restarted, &mut actions);
+    let published: Published = Arc::new(Mutex::new((node.status(begun, clock::rfc3339), begun)));
+    let (changed, watcher) = watch::channel(0);
+    let (requests, mut inbox) = mpsc::channel::<Request>(64);
+    let readable = Arc::clone(&published);
+    control::serve(control_fd, move || aged(&readable), watcher, requests)?;
+
+    let mut elect = Elect {
+        settings,
+        node,
+        links,
+        pinger,
+        manager,
+        keeper,
+        journal: journal.clone(),
+        notify,
+        stream: None,
+        actions,
+        words,
+        published,
+        changed,
+        publish_at: Moment::ZERO,
+        said: String::new(),
+        takeover: None,
+        done: false,
+    };
+    elect.act();
+    // The first turn sends the first heartbeats.
+    elect.event(Event::Tick);
+    let text = format!("{} starts, session begun, term {term}", elect.settings.node);
+    journal.log(Notice::Started { what: "dre-elect", text });
+    elect.notify.ready();
+    elect.publish(clock::now());
+
+    let watchdog = notify::watchdog_period();
+    let (mut next_ping, mut next_retry) = (Moment::ZERO, Moment::ZERO);
+    while !elect.done {
+        let now = clock::now();
+        if now >= next_retry {
+            next_retry = now + RETRY_LINKS;
+            elect.links.retry(now);
+            elect.node.wall_clock(clock::wall_ms());
+        }
+        if let Some(period) = watchdog
+            && now >= next_ping
+        {
+            next_ping = now + period;
+            elect.notify.watchdog();
+        }
+        elect.publish(now);
+        let mut deadline = elect.node.next_deadline(now).min(elect.publish_at).min(next_retry);
+        if watchdog.is_some() {
+            deadline = deadline.min(next_ping);
+        }
+        tokio::select! {
+            biased;
+            () = reports(elect.stream.as_ref()) => elect.reports(),
+            () = elect.links.readable() => elect.datagrams(),
+            Some(pong) = pongs.recv() => {
+                elect.event(Event::Pong { index: pong.index, sent: pong.sent, rtt: pong.rtt });
+            }
+            () = alarm.until(deadline) => elect.event(Event::Tick),
+            accepted = lease.accept() => match accepted {
+                Ok(stream) => {
+                    if elect.stream.is_some() {
+                        elect.event(Event::Stream { open: false });
+                    }
+                    elect.stream = Some(stream);
+                    elect.event(Event::Stream { open: true });
+                }
+                Err(error) => journal.log(Notice::Trouble { text: format!("lease stream refused: {error}") }),
+            },
+            Some(fact) = facts.recv() => elect.fact(fact),
+            Some(request) = inbox.recv() => elect.request(request),
+            _ = hangup.recv() => elect.reload(&mut pongs),
+            _ = terminate.recv() => elect.stop(),
+            _ = interrupt.recv() => elect.stop(),
+        }
+    }
+    journal.log(Notice::Stopping { text: format!("dre-elect stops as {}", elect.node.role().word()) });
+    // The journal's thread gets its moment: nothing is held any more.
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    Ok(())
+}
+
+impl Elect {
+    fn stop(&mut self) {
+        self.notify.stopping();
+        if self.node.role() == Role::Active {
+            self.journal.log(Notice::Stopping { text: "stopping: the role is handed over first".into() });
+        }
+        self.event(Event::Stop);
+    }
+}
+
+async fn reports(stream: Option<&Stream>) {
+    match stream {
+        Some(stream) => drop(stream.readable().await),
+        None => std::future::pending().await,
+    }
+}

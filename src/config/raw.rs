@@ -86,6 +86,9 @@ struct ElectionToml {
     startup_hold_ms: Option<Spanned<u64>>,
 }
 
+/// Network id and bearers.
+type Tipc = (Option<u32>, BTreeMap<String, String>);
+
 /// All sources laid over each other.
 #[derive(Debug, Default)]
 pub struct Raw {
@@ -94,7 +97,7 @@ pub struct Raw {
     pub interval_ms: Option<At<u64>>,
     pub missed_max: Option<At<u64>>,
     pub port: Option<At<u64>>,
-    pub tipc: Option<At<(Option<u32>, BTreeMap<String, String>)>>,
+    pub tipc: Option<At<Tipc>>,
     pub arbitrators: Option<At<Vec<At<IpAddr>>>>,
     pub arbitrator_interface: Option<At<String>>,
     pub vips: Vec<Vip>,

@@ -3,8 +3,10 @@
 //! Enforced twice: the lints below (their lists are in `.clippy.toml`) and `tests/tidy.rs`.
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
+pub mod announce;
 pub mod election;
 pub mod evidence;
+pub mod holder;
 pub mod lease;
 pub mod liveness;
 pub mod node;

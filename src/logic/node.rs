@@ -519,11 +519,13 @@ impl Node {
             }
         }
         let served = before.is_some_and(|(_, serving)| serving);
-        if hb.flags.serving && !served && self.role != Role::Active {
-            if let Some(shut) = self.own_shut_at.take() {
-                let gap = now.since(shut);
-                self.takeover = Some(Takeover { here: false, gap, at: now, rule: self.takeover_rule });
-            }
+        if hb.flags.serving
+            && !served
+            && self.role != Role::Active
+            && let Some(shut) = self.own_shut_at.take()
+        {
+            let gap = now.since(shut);
+            self.takeover = Some(Takeover { here: false, gap, at: now, rule: self.takeover_rule });
         }
         let both = self.role == Role::Active && hb.role == Role::Active;
         if both != self.both_active {
@@ -1099,11 +1101,9 @@ impl Node {
         if now >= self.next_beat {
             self.beat(now, out);
         }
-        if !self.setup.arbitrators.is_empty() {
-            if now >= self.last_ping + self.ping_period(now) {
-                out.push(Action::Ping);
-                self.last_ping = now;
-            }
+        if !self.setup.arbitrators.is_empty() && now >= self.last_ping + self.ping_period(now) {
+            out.push(Action::Ping);
+            self.last_ping = now;
         }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;

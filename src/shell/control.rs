@@ -58,14 +58,9 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Request {
     pub command: Command,
-    /// Accepted, or why not. Accepted means begun, not done: the status tells the rest.
-    pub reply: oneshot::Sender<Result<(), Refusal>>,
-}
-
-/// A sentence with its remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal {
-    pub reason: String,
+    /// Accepted, or the sentence that says why not and what to do. Accepted means begun, not done: the status tells
+    /// the rest.
+    pub reply: oneshot::Sender<Result<(), String>>,
 }
 
 /// Serves `listener` on a thread of its own until the sender of `changed` is dropped. `status` renders what holds at
@@ -244,7 +239,7 @@ impl Control {
             .try_send(Request { command, reply })
             .map_err(|_| refused("dre-elect is busy with earlier commands; try again in a second"))?;
         match timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(answer)) => answer.map_err(|refusal| Fault::Refused { reason: refusal.reason }),
+            Ok(Ok(answer)) => answer.map_err(|reason| Fault::Refused { reason }),
             Ok(Err(_)) => {
                 Err(refused("dre-elect is stopping; try again when it is back: systemctl status dre"))
             }

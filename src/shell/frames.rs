@@ -73,13 +73,13 @@ const fn bpf(code: u16, jt: u8, jf: u8, k: u32) -> libc::sock_filter {
 
 /// Classic BPF: neighbour solicitations and advertisements only, so that IPv6 traffic does not wake us.
 const ND_ONLY: [libc::sock_filter; 7] = [
-    bpf(0x30, 0, 0, 20),                       // ldb next header
-    bpf(0x15, 0, 4, 58),                       // ICMPv6?
-    bpf(0x30, 0, 0, 54),                       // ldb type
-    bpf(0x15, 1, 0, SOLICITATION as u32),      //
-    bpf(0x15, 0, 1, ADVERTISEMENT as u32),     //
-    bpf(0x06, 0, 0, 128),                      // take
-    bpf(0x06, 0, 0, 0),                        // leave
+    bpf(0x30, 0, 0, 20),                   // ldb next header
+    bpf(0x15, 0, 4, 58),                   // ICMPv6?
+    bpf(0x30, 0, 0, 54),                   // ldb type
+    bpf(0x15, 1, 0, SOLICITATION as u32),  //
+    bpf(0x15, 0, 1, ADVERTISEMENT as u32), //
+    bpf(0x06, 0, 0, 128),                  // take
+    bpf(0x06, 0, 0, 0),                    // leave
 ];
 
 impl Wire {
@@ -240,7 +240,9 @@ fn understand(frame: &[u8]) -> Option<Said> {
             let (source, target) = (v6(22)?, v6(62)?);
             match kind {
                 ADVERTISEMENT => Some(Said { address: target.into(), mac, probe: false }),
-                SOLICITATION if source.is_unspecified() => Some(Said { address: target.into(), mac, probe: true }),
+                SOLICITATION if source.is_unspecified() => {
+                    Some(Said { address: target.into(), mac, probe: true })
+                }
                 _ => None,
             }
         }

@@ -15,11 +15,16 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload,
 };
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
+};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
-use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::route::{
+    RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
+};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -72,11 +77,15 @@ pub struct Address {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Heard {
     Interface(Interface),
-    InterfaceGone { index: u32 },
+    InterfaceGone {
+        index: u32,
+    },
     Address(Address),
     AddressGone(Address),
     /// A queueing discipline or filter of this interface went away.
-    Hook { index: u32 },
+    Hook {
+        index: u32,
+    },
     RouteGone,
     /// The kernel had more to say than the socket could hold: look at everything again.
     Overrun,
@@ -194,7 +203,9 @@ impl Kernel {
         message.header.index = index;
         message.attributes = vec![AddressAttribute::Local(ip)];
         match self.ask(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => Err(error),
+            Err(error) if !matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }
@@ -209,7 +220,8 @@ impl Kernel {
         message.header.protocol = RouteProtocol::Other(TAG);
         message.header.scope = if to.is_ipv4() { RouteScope::Link } else { RouteScope::Universe };
         message.header.kind = RouteType::Unicast;
-        message.attributes = vec![RouteAttribute::Destination(RouteAddress::from(to)), RouteAttribute::Oif(index)];
+        message.attributes =
+            vec![RouteAttribute::Destination(RouteAddress::from(to)), RouteAttribute::Oif(index)];
         if add {
             let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
             return self.ask(RouteNetlinkMessage::NewRoute(message), flags).map(drop);

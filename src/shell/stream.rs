@@ -10,7 +10,7 @@ use std::path::Path;
 
 use nix::sys::socket::{getsockopt, sockopt::PeerCredentials};
 use serde::{Deserialize, Serialize};
-use socket2::{Domain, SockAddr, Socket, Type};
+use socket2::{Domain, SockAddr, SockRef, Socket, Type};
 use tokio::net::{UnixDatagram, UnixListener};
 
 use crate::stream::{MESSAGE_MAX, decode, encode};
@@ -87,7 +87,8 @@ impl Stream {
         let packet = encode(message, &mut self.buffer).ok_or_else(|| {
             io::Error::new(io::ErrorKind::InvalidInput, "message too long for the lease stream")
         })?;
-        self.socket.try_send(packet).map(drop)
+        // Not tokio's try_send: it trusts a cached readiness, which a new socket does not have yet.
+        SockRef::from(&self.socket).send(packet).map(drop)
     }
 
     /// Waits for something to read. Cancel safe.

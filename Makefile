@@ -1,0 +1,51 @@
+# dre. `make help` lists what can be asked for.
+DESTDIR ?=
+PREFIX ?= /usr
+PROFILE ?= release
+CARGO ?= cargo
+TARGET_DIR ?= target
+BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
+LIB = $(DESTDIR)$(PREFIX)/lib
+INSTALL = install -D
+
+.PHONY: help build install uninstall check test demo demo-down prepare
+help:
+	@echo "make build            the four binaries, PROFILE=release (or dev)"
+	@echo "make check            format, lints, unit tests, docs; no root needed"
+	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
+	@echo "make demo             two nodes, a switchover and a power loss while a client pings; root"
+	@echo "make demo-down        removes what make demo left up"
+	@echo "make install DESTDIR= puts everything where a package would"
+
+build:
+	$(CARGO) build --locked --profile $(PROFILE) --bins
+
+install: build
+	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip
+	$(INSTALL) -m 0755 $(BUILT)/drectl $(DESTDIR)$(PREFIX)/bin/drectl
+	$(INSTALL) -m 0755 $(BUILT)/dre-generator $(LIB)/systemd/system-generators/dre-generator
+	$(INSTALL) -m 0644 -t $(LIB)/systemd/system units/*.service units/*.socket units/*.target
+	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre-.service.d units/dre-.service.d/*.conf
+	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre.service.d units/dre.service.d/*.conf
+	$(INSTALL) -m 0644 sysusers/dre.conf $(LIB)/sysusers.d/dre.conf
+	$(INSTALL) -m 0644 tmpfiles/dre.conf $(LIB)/tmpfiles.d/dre.conf
+	$(INSTALL) -m 0644 config/50-dre-sysctl.conf $(LIB)/sysctl.d/50-dre.conf
+	$(INSTALL) -m 0644 config/50-dre-networkd.conf $(LIB)/systemd/networkd.conf.d/50-dre.conf
+	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
+	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
+	$(INSTALL) -m 0644 config/org.dre.Elect.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.conf
+	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
+	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
+	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
+
+check:
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	$(CARGO) test --locked --lib --bins
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+prepare:
+	tests/prepare
+
+test: prepare check
+	$(CARGO) test --locked --tests

@@ -1,0 +1,226 @@
+//! systemd over D-Bus, on a thread of its own: starts the roles' targets, watches the managed units.
+//!
+//! The bus may hang, restart or be gone: the loop never knows more of it than facts from a channel. The newest
+//! wish for a role is what is asked, again after each reconnection; older ones are forgotten.
+
+use std::io;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, watch};
+use zbus::wire::{ObjectPath, OwnedObjectPath};
+use zbus::{Connection, connection};
+
+use crate::logic::node::{Target, UnitState};
+
+/// A method that takes longer is a manager that hangs.
+const PATIENCE: Duration = Duration::from_secs(5);
+const RECONNECT: Duration = Duration::from_millis(250);
+/// Units are looked at again this often, against a signal that was lost.
+const RESYNC: Duration = Duration::from_secs(2);
+
+#[zbus::proxy(
+    interface = "org.freedesktop.systemd1.Manager",
+    default_service = "org.freedesktop.systemd1",
+    default_path = "/org/freedesktop/systemd1"
+)]
+trait Systemd {
+    fn subscribe(&self) -> zbus::Result<()>;
+    fn start_unit(&self, name: &str, mode: &str) -> zbus::Result<OwnedObjectPath>;
+    fn load_unit(&self, name: &str) -> zbus::Result<OwnedObjectPath>;
+    #[zbus(signal)]
+    fn job_removed(&self, id: u32, job: ObjectPath<'_>, unit: &str, result: &str) -> zbus::Result<()>;
+}
+
+#[zbus::proxy(interface = "org.freedesktop.systemd1.Unit", default_service = "org.freedesktop.systemd1")]
+trait Unit {
+    #[zbus(property)]
+    fn active_state(&self) -> zbus::Result<String>;
+}
+
+/// What the thread finds out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fact {
+    Connected(bool),
+    /// A managed unit by its index in the watched list, with systemd's own word.
+    Unit {
+        index: usize,
+        state: UnitState,
+        word: String,
+    },
+    /// A role's target was not reached.
+    TargetFailed {
+        target: String,
+        result: String,
+    },
+}
+
+/// The loop's handle; never waits.
+pub struct Manager {
+    role: watch::Sender<Option<Target>>,
+    units: watch::Sender<Vec<String>>,
+}
+
+impl Manager {
+    /// `group`: `dre`, or a template group's name. Facts come out of the receiver.
+    pub fn start(group: &str, units: Vec<String>) -> io::Result<(Self, mpsc::Receiver<Fact>)> {
+        let (facts, receiver) = mpsc::channel(256);
+        let (role, wanted) = watch::channel(None);
+        let (watched, list) = watch::channel(units);
+        let name = move |role: &str, group: &str| match group {
+            "dre" => format!("dre-{role}.target"),
+            other => format!("dre-{role}@{other}.target"),
+        };
+        let targets = [name("active", group), name("standby", group)];
+        std::thread::Builder::new().name("systemd".into()).spawn(move || {
+            let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else {
+                return;
+            };
+            runtime.block_on(serve(targets, wanted, list, facts));
+        })?;
+        Ok((Self { role, units: watched }, receiver))
+    }
+
+    /// Start this role's target; the newest wish counts.
+    pub fn role(&self, target: Target) {
+        self.role.send_replace(Some(target));
+    }
+
+    pub fn watch(&self, units: Vec<String>) {
+        self.units.send_replace(units);
+    }
+}
+
+fn classify(word: &str) -> UnitState {
+    match word {
+        "inactive" => UnitState::Down,
+        "failed" => UnitState::Failed,
+        _ => UnitState::Up,
+    }
+}
+
+async fn serve(
+    targets: [String; 2],
+    mut wanted: watch::Receiver<Option<Target>>,
+    mut list: watch::Receiver<Vec<String>>,
+    facts: mpsc::Sender<Fact>,
+) {
+    let mut connected = None;
+    loop {
+        let result = session(&targets, &mut wanted, &mut list, &facts, &mut connected).await;
+        if facts.is_closed() {
+            return;
+        }
+        if result.is_err() && connected != Some(false) {
+            connected = Some(false);
+            let _ = facts.send(Fact::Connected(false)).await;
+        }
+        tokio::time::sleep(RECONNECT).await;
+    }
+}
+
+/// One connection, until it breaks.
+async fn session(
+    targets: &[String; 2],
+    wanted: &mut watch::Receiver<Option<Target>>,
+    list: &mut watch::Receiver<Vec<String>>,
+    facts: &mpsc::Sender<Fact>,
+    connected: &mut Option<bool>,
+) -> zbus::Result<()> {
+    let connection: Connection = connection::Builder::system().method_timeout(PATIENCE).build().await?;
+    let systemd = SystemdProxy::new(&connection).await?;
+    let mut jobs = systemd.receive_job_removed().await?;
+    systemd.subscribe().await?;
+    let mut words: Vec<(String, Option<UnitProxy<'_>>, String)> = vec![];
+    wanted.mark_changed();
+    list.mark_changed();
+    let mut resync = tokio::time::interval(RESYNC);
+    loop {
+        tokio::select! {
+            changed = list.changed() => {
+                if changed.is_err() { return Ok(()); }
+                words.clear();
+                for name in list.borrow_and_update().clone() {
+                    let path = systemd.load_unit(&name).await.ok();
+                    let proxy = match path {
+                        Some(path) => Some(
+                            UnitProxy::builder(&connection)
+                                .path(path)
+                                .cache_properties(zbus::proxy::CacheProperties::No)
+                                .build()
+                                .await?,
+                        ),
+                        None => None,
+                    };
+                    words.push((name, proxy, String::new()));
+                }
+                look(&mut words, facts).await?;
+                if *connected != Some(true) {
+                    *connected = Some(true);
+                    let _ = facts.send(Fact::Connected(true)).await;
+                }
+            }
+            changed = wanted.changed() => {
+                if changed.is_err() { return Ok(()); }
+                let target = *wanted.borrow_and_update();
+                if let Some(target) = target {
+                    let name = match target { Target::Active => &targets[0], Target::Standby => &targets[1] };
+                    // The answer means that the job is queued; how it ends comes as a signal.
+                    if let Err(error) = systemd.start_unit(name, "replace").await {
+                        let result = error.to_string();
+                        let _ = facts.send(Fact::TargetFailed { target: name.clone(), result }).await;
+                        if !matches!(error, zbus::Error::MethodError(..)) {
+                            return Err(error);
+                        }
+                    }
+                    look(&mut words, facts).await?;
+                }
+            }
+            signal = jobs.next() => {
+                let Some(signal) = signal else { return Err(zbus::Error::InputOutput(io::Error::from(io::ErrorKind::BrokenPipe).into())) };
+                if let Ok(job) = signal.args() {
+                    let ours = targets.iter().any(|t| t == job.unit);
+                    let failed = !matches!(job.result, "done" | "canceled" | "skipped");
+                    if ours && failed {
+                        let (target, result) = (job.unit.to_owned(), job.result.to_owned());
+                        let _ = facts.send(Fact::TargetFailed { target, result }).await;
+                    }
+                    let ours = ours || words.iter().any(|(name, ..)| name == job.unit);
+                    if ours {
+                        look(&mut words, facts).await?;
+                    }
+                }
+            }
+            _ = resync.tick() => look(&mut words, facts).await?,
+        }
+    }
+}
+
+/// Asks for every watched unit's state and tells what changed.
+async fn look(
+    words: &mut [(String, Option<UnitProxy<'_>>, String)],
+    facts: &mpsc::Sender<Fact>,
+) -> zbus::Result<()> {
+    for (index, (_, proxy, last)) in words.iter_mut().enumerate() {
+        let word = match proxy {
+            Some(proxy) => match proxy.active_state().await {
+                Ok(word) => word,
+                Err(error @ (zbus::Error::MethodError(..) | zbus::Error::FDO(_))) => {
+                    // The unit was unloaded; the next resync finds it again.
+                    drop(error);
+                    "inactive".into()
+                }
+                Err(error) => return Err(error),
+            },
+            None => "inactive".into(),
+        };
+        if word != *last {
+            last.clone_from(&word);
+            let state = classify(&word);
+            if facts.send(Fact::Unit { index, state, word }).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}

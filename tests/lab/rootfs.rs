@@ -1,0 +1,102 @@
+//! The root file system every node is an overlay of: Debian 13, made once, kept in the cache.
+//!
+//! The directory's name carries a digest of everything that went into it, so a changed list makes a new one. It is
+//! built under another name and renamed when complete: what bears the final name is whole.
+
+use std::fs::{self, File};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Raised when the finishing below changes.
+const VERSION: u32 = 3;
+
+/// What every node has.
+const PACKAGES: &[&str] = &[
+    "systemd",
+    "systemd-sysv",
+    "dbus",
+    "udev",
+    "libpam-systemd",
+    "polkitd",
+    "iproute2",
+    "iputils-ping",
+    "nftables",
+    "procps",
+    "kmod",
+    "tcpdump",
+    "openssh-server",
+    "rsync",
+    "memcached",
+    "nginx-light",
+    "freediameterd",
+    "freediameter-extensions",
+];
+
+/// Run inside once it is installed. Services that packages start by themselves are left to the tests; what systemd
+/// does on a first boot is done here, once, instead of at every node's boot.
+const FINISH: &str = "
+systemctl disable -q memcached nginx freediameter freediameterd 2>/dev/null
+systemctl mask -q apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer \
+    console-getty.service container-getty@.service
+set -e
+rm -f /etc/apt/sources.list /etc/nginx/sites-enabled/default /etc/machine-id /var/lib/dbus/machine-id
+rm -rf /var/lib/apt/lists/* /usr/share/doc/* /usr/share/man/*
+mkdir -p /var/log/journal /etc/systemd/journald.conf.d
+printf '[Journal]\\nStorage=persistent\\nRateLimitIntervalSec=0\\nSystemMaxUse=256M\\n' \
+    > /etc/systemd/journald.conf.d/lab.conf
+systemd-sysusers; ldconfig; journalctl --update-catalog
+touch /etc/.updated /var/.updated
+";
+
+/// Where file systems are kept: $DRE_LAB_CACHE, or target/lab.
+pub fn cache() -> PathBuf {
+    std::env::var_os("DRE_LAB_CACHE")
+        .map_or_else(|| Path::new(env!("CARGO_MANIFEST_DIR")).join("target/lab"), PathBuf::from)
+}
+
+/// The file system with these packages on top of the usual ones; made if it is not there (15 s).
+pub fn provide(extra: &[String]) -> Result<PathBuf> {
+    let mut packages: Vec<&str> = PACKAGES.iter().copied().chain(extra.iter().map(String::as_str)).collect();
+    packages.sort_unstable();
+    packages.dedup();
+    let mut hash = DefaultHasher::new();
+    (VERSION, &packages, FINISH).hash(&mut hash);
+    let cache = cache();
+    fs::create_dir_all(&cache)
+        .with_context(|| format!("{}: cannot make the lab's cache", cache.display()))?;
+    let root = cache.join(format!("trixie-{:016x}", hash.finish()));
+    // Two test binaries at once: the second waits and finds it made. The lock goes with the file.
+    let lock = File::create(cache.join("lock"))?;
+    lock.lock()?;
+    if root.is_dir() {
+        return Ok(root);
+    }
+    let part = cache.join("part");
+    if part.exists() {
+        fs::remove_dir_all(&part).with_context(|| format!("{}: left from a broken build", part.display()))?;
+    }
+    eprintln!("lab: making {} (once)", root.display());
+    let log = cache.join("mmdebstrap.log");
+    let made = Command::new("mmdebstrap")
+        .args(["--variant=minbase", "--quiet"])
+        .arg(format!("--include={}", packages.join(",")))
+        .arg("trixie")
+        .arg(&part)
+        .stdin(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .stderr(File::create(&log)?)
+        .status()
+        .context("mmdebstrap is missing: run tests/prepare")?;
+    if !made.success() {
+        bail!("mmdebstrap failed ({made}); see {}", log.display());
+    }
+    let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH]).output()?;
+    if !out.status.success() {
+        bail!("{}: finishing failed: {}", part.display(), String::from_utf8_lossy(&out.stderr));
+    }
+    fs::rename(&part, &root)?;
+    Ok(root)
+}
