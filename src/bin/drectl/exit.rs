@@ -1,0 +1,38 @@
+//! How drectl ends when it could not do what was asked: a sentence with its remedy, and a status for scripts.
+
+/// EX_USAGE of sysexits.h.
+pub const USAGE: u8 = 64;
+/// EX_UNAVAILABLE: dre.service is not running or does not answer.
+pub const NOT_RUNNING: u8 = 69;
+/// EX_TEMPFAIL: refused for now, the reason says why.
+pub const REFUSED: u8 = 75;
+
+/// Why it was not done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Fail {
+    pub code: u8,
+    pub text: String,
+}
+
+impl Fail {
+    pub fn not_running() -> Self {
+        Self {
+            code: NOT_RUNNING,
+            text: "dre.service is not running; start it with: systemctl start dre".into(),
+        }
+    }
+
+    pub fn silent(text: impl Into<String>) -> Self {
+        Self { code: NOT_RUNNING, text: text.into() }
+    }
+
+    pub fn refused(text: impl Into<String>) -> Self {
+        Self { code: REFUSED, text: text.into() }
+    }
+
+    pub fn usage(text: impl Into<String>) -> Self {
+        Self { code: USAGE, text: text.into() }
+    }
+}
+
+pub type Done = Result<(), Fail>;

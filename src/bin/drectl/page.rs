@@ -1,0 +1,315 @@
+//! The status for a person, possibly one who was asleep a minute ago. Pure: a status in, text out.
+//!
+//! From the top: who am I and why; is the service given; what is wrong, remedy first; then the evidence; then what
+//! could be typed next.
+
+use std::fmt::Write;
+
+use anstyle::{AnsiColor, Style};
+use dre::snapshot::{Alarm, Status};
+
+use crate::when;
+
+const GOOD: Style = AnsiColor::Green.on_default().bold();
+const CARE: Style = AnsiColor::Yellow.on_default().bold();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+const FAINT: Style = Style::new().dimmed();
+
+pub fn paint(style: Style, text: &str) -> String {
+    format!("{style}{text}{style:#}")
+}
+
+/// Findings of `drectl check` are painted the same.
+pub fn paint_level(level: crate::preflight::Level) -> String {
+    use crate::preflight::Level;
+    match level {
+        Level::Ok => paint(GOOD, "ok     "),
+        Level::Unknown => paint(FAINT, "unknown"),
+        Level::Warn => paint(CARE, "warn   "),
+        Level::Bad => paint(BAD, "bad    "),
+    }
+}
+
+/// The whole page. `now` is the wall clock, seconds since 1970.
+pub fn page(s: &Status, now: i64) -> String {
+    let mut out = String::new();
+    // Writing to a String cannot fail.
+    let _ = write(&mut out, s, now);
+    out
+}
+
+fn write(out: &mut String, s: &Status, now: i64) -> std::fmt::Result {
+    let role = s.role.to_uppercase();
+    let style = match s.role.as_str() {
+        "active" => GOOD,
+        "standby" => Style::new().bold(),
+        _ => CARE,
+    };
+    writeln!(
+        out,
+        "{} is {}, term {}, since {}: {}",
+        s.node,
+        paint(style, &role),
+        s.term,
+        when::ago(&s.since, now),
+        reason(s)
+    )?;
+    let (style, sentence) = service(s);
+    writeln!(out, "{}", paint(style, &sentence))?;
+    for alarm in &s.alarms {
+        write_alarm(out, alarm, now)?;
+    }
+    writeln!(out)?;
+    for (name, text) in evidence(s, now) {
+        writeln!(out, "{} {text}", paint(FAINT, &format!("{name:<12}")))?;
+    }
+    let hints = hints(s);
+    if !hints.is_empty() {
+        writeln!(out)?;
+    }
+    for (what, command) in hints {
+        writeln!(out, "{what}: {command}")?;
+    }
+    Ok(())
+}
+
+fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
+    writeln!(out)?;
+    writeln!(out, "{} {}", paint(BAD, &format!("ALARM {}", alarm.name)), since(&alarm.since, now))?;
+    // The daemon's sentences end with what to do; here that comes first.
+    let (what, remedy) = match (remedy(&alarm.name), alarm.text.rsplit_once("; ")) {
+        (Some(remedy), _) => (alarm.text.as_str(), remedy),
+        (None, Some((what, remedy))) => (what, remedy),
+        (None, None) => (alarm.text.as_str(), "drectl check; journalctl -u dre -u dre-vip -e"),
+    };
+    writeln!(out, "  do:  {remedy}")?;
+    writeln!(out, "  why: {what}")
+}
+
+fn since(text: &str, now: i64) -> String {
+    format!("since {}", when::ago(text, now))
+}
+
+/// What to do first, where it is more than the end of the alarm's own sentence.
+fn remedy(alarm: &str) -> Option<&'static str> {
+    Some(match alarm {
+        "PeerStillServes" => {
+            "restore the heartbeat links; nothing is lost meanwhile. Do not start services by hand here"
+        }
+        "Isolated" => "look at this node's cables and switch first: it may be the one that is cut off",
+        "BothActive" => {
+            "nothing for a moment: it resolves itself. Then find why links and service network broke together"
+        }
+        _ => return None,
+    })
+}
+
+/// The rule in words. A claim's own rule says more than that it was granted.
+fn reason(s: &Status) -> String {
+    let began = match (&s.last_takeover, s.rule.as_str()) {
+        (Some(takeover), "LeaseGranted") if takeover.here && !takeover.rule.is_empty() => {
+            takeover.rule.as_str()
+        }
+        (_, rule) => rule,
+    };
+    match in_words(began) {
+        Some(words) => format!("{words} [{began}]"),
+        None => began.to_owned(),
+    }
+}
+
+/// Each rule of the election, as one would say it.
+pub fn in_words(rule: &str) -> Option<&'static str> {
+    Some(match rule {
+        "Started" => "dre has just started",
+        "PeerLost" => "the peer fell silent on every link and nobody answered for the VIPs",
+        "PeerYields" => "the peer gave the role away",
+        "NobodyActive" => "both nodes were free and this one takes the role then",
+        "OperatorTakes" => "the operator asked for it here",
+        "LeaseGranted" => "the lease was granted",
+        "ClaimMoot" => "its claim went after the peer's",
+        "ClaimLapsed" => "its claim got no lease in time",
+        "Isolated" => "neither the peer nor an arbitrator renewed the lease",
+        "OwnPause" => "this machine stood still for longer than its lease",
+        "GateLapsed" => "the gate ran out while the peer was lost",
+        "BothActive" => "two were active and this one yields",
+        "Unfit" => "this node could not run the services and the peer could",
+        "Switchover" => "the operator handed the role over",
+        "OperatorReleases" => "the operator stopped the role here",
+        "Stopped" => "dre.service was stopped",
+        "ServicesDown" => "the role was let go and its services are down",
+        _ => return None,
+    })
+}
+
+fn alarmed(s: &Status, name: &str) -> bool {
+    s.alarms.iter().any(|alarm| alarm.name == name)
+}
+
+/// Is the service given, and by whom?
+fn service(s: &Status) -> (Style, String) {
+    let v = &s.vips;
+    let open = v.gate == "open" || v.gate == "lifetimes-open";
+    let peer_heard = s.peer.state == "heard" || s.peer.state == "suspect";
+    match s.role.as_str() {
+        "active" if !open => (BAD, format!("Service: NOT given: the gate is {}", gate(&v.gate))),
+        "active" if v.wanted == 0 => (CARE, "Service: given here, without VIPs (none are configured)".into()),
+        "active" if v.held < v.wanted => {
+            (BAD, format!("Service: given in part: {} of {} VIPs are held", v.held, v.wanted))
+        }
+        "active" => {
+            let failed: Vec<&str> =
+                s.services.iter().filter(|u| u.state == "failed").map(|u| u.unit.as_str()).collect();
+            if failed.is_empty() {
+                (GOOD, format!("Service: given here, {} of {} VIPs answer", v.held, v.wanted))
+            } else {
+                (BAD, format!("Service: the VIPs answer here, but {} failed", failed.join(", ")))
+            }
+        }
+        "claiming" => (CARE, "Service: being taken over by this node".into()),
+        "releasing" => (CARE, "Service: being let go by this node".into()),
+        _ if peer_heard && s.peer.role == "active" => {
+            let ready =
+                if s.fit { "this node is ready to take over" } else { "this node could NOT take over" };
+            (if s.fit { GOOD } else { CARE }, format!("Service: given by {}; {ready}", s.peer.node))
+        }
+        _ if peer_heard && s.peer.role != "standby" => {
+            (CARE, format!("Service: in between: {} is {}", s.peer.node, s.peer.role))
+        }
+        _ if peer_heard => (BAD, "Service: NOT given: both nodes are standby".into()),
+        _ if alarmed(s, "PeerStillServes") => (
+            CARE,
+            format!(
+                "Service: still given by another machine, most likely {}, which is not heard",
+                s.peer.node
+            ),
+        ),
+        _ if alarmed(s, "Isolated") => {
+            (BAD, "Service: not given here, and this node cannot know whether it is given elsewhere".into())
+        }
+        _ if s.peer.node.is_empty() => (BAD, "Service: NOT given".into()),
+        _ => (BAD, format!("Service: NOT given here, and {} is not heard", s.peer.node)),
+    }
+}
+
+fn gate(word: &str) -> &str {
+    match word {
+        "absent" => "absent (dre-vip.service does not run)",
+        "lifetimes-open" => "open (by address lifetimes: the kernel refused BPF)",
+        "lifetimes-shut" => "shut (by address lifetimes: the kernel refused BPF)",
+        word => word,
+    }
+}
+
+/// Name and text, a row each.
+fn evidence(s: &Status, now: i64) -> Vec<(&'static str, String)> {
+    let mut rows = vec![];
+    if s.lease.held {
+        let by = match s.lease.by.as_str() {
+            "peer" => "the peer's acknowledgements",
+            "arbitrator" => "the arbitrator's answers: this node goes on alone",
+            "wire" => "silence on the wire (no arbitrator is configured): this node goes on alone",
+            "standalone" => "standalone mode",
+            other => other,
+        };
+        rows.push(("lease", format!("held, {} ms left, by {by}", s.lease.left_ms)));
+    } else if s.role != "standby" {
+        rows.push(("lease", "not held".into()));
+    }
+    if !s.peer.node.is_empty() {
+        rows.push(("peer", peer(s)));
+    } else if s.standalone {
+        rows.push(("peer", "none: standalone mode".into()));
+    }
+    let width = s.links.iter().map(|link| link.name.len()).max().unwrap_or(0);
+    for (index, link) in s.links.iter().enumerate() {
+        let text = match link.state.as_str() {
+            "up" => format!("up, rtt {}, {:.1} % lost", when::micros(link.rtt_us), link.loss_pct),
+            "one-way" => "ONE-WAY: the peer is heard here, but does not hear this node".into(),
+            _ => paint(BAD, "DOWN"),
+        };
+        rows.push((if index == 0 { "links" } else { "" }, format!("{:<width$}  {text}", link.name)));
+    }
+    match &s.arbitrator {
+        Some(a) if a.reachable => {
+            rows.push(("arbitrator", format!("{} answers, rtt {}", a.address, when::micros(a.rtt_us))));
+        }
+        Some(a) => rows.push(("arbitrator", format!("{} {}", a.address, paint(BAD, "SILENT")))),
+        None if !s.peer.node.is_empty() => rows.push(("arbitrator", "none configured".into())),
+        None => {}
+    }
+    let v = &s.vips;
+    rows.push((
+        "VIPs",
+        format!("{} wanted, {} held, {} announced; gate {}", v.wanted, v.held, v.announced, gate(&v.gate)),
+    ));
+    for (index, unit) in s.services.iter().enumerate() {
+        let state = if unit.state == "failed" { paint(BAD, "FAILED") } else { unit.state.clone() };
+        rows.push((if index == 0 { "services" } else { "" }, format!("{} {state}", unit.unit)));
+    }
+    if !s.fit {
+        let because =
+            if s.unfit_because.is_empty() { "no reason told".into() } else { s.unfit_because.join(", ") };
+        rows.push(("fitness", paint(BAD, &format!("UNFIT: {because}"))));
+    }
+    if s.maintenance {
+        rows.push(("maintenance", paint(CARE, "on: roles are frozen")));
+    }
+    if let Some(t) = &s.last_takeover {
+        let who = if t.here { s.node.as_str() } else { s.peer.node.as_str() };
+        rows.push((
+            "last change",
+            format!("to {who} by {}, {}, gap {}", t.rule, when::ago(&t.at, now), when::micros(t.gap_us)),
+        ));
+    }
+    let rejected: Vec<String> =
+        s.rejected.iter().filter(|r| r.count > 0).map(|r| format!("{} {}", r.count, r.reason)).collect();
+    if !rejected.is_empty() {
+        rows.push(("rejected", format!("datagrams: {}", rejected.join(", "))));
+    }
+    rows
+}
+
+fn peer(s: &Status) -> String {
+    let p = &s.peer;
+    let fit = if p.fit { "fit" } else { "UNFIT" };
+    match p.state.as_str() {
+        "heard" => format!("{} heard {} ms ago, {}, {fit}", p.node, p.heard_ms, p.role),
+        "suspect" => {
+            format!("{} {}: heard {} ms ago, {}, {fit}", p.node, paint(CARE, "SUSPECT"), p.heard_ms, p.role)
+        }
+        "one-way" => {
+            format!("{} {}: it is heard but does not hear this node", p.node, paint(CARE, "ONE-WAY"))
+        }
+        "never" => format!("{} {}: not heard since dre started", p.node, paint(BAD, "NEVER HEARD")),
+        _ => format!(
+            "{} {}: silent for {}, was {} then",
+            p.node,
+            paint(BAD, "LOST"),
+            when::span(i64::try_from(p.heard_ms / 1_000).unwrap_or(i64::MAX)),
+            p.role
+        ),
+    }
+}
+
+/// What could be typed next.
+fn hints(s: &Status) -> Vec<(&'static str, String)> {
+    let mut hints = vec![];
+    let peer_heard = s.peer.state == "heard";
+    match s.role.as_str() {
+        "active" if peer_heard && s.peer.role == "standby" && s.peer.fit => {
+            hints.push(("hand over", "drectl switchover".into()));
+        }
+        "standby" if peer_heard && s.peer.role == "active" && s.fit => {
+            hints.push(("take over", format!("drectl switchover --to {}", s.node)));
+        }
+        _ => {}
+    }
+    if !s.alarms.is_empty() || !s.fit {
+        hints.push(("look closer", "drectl check; journalctl -u dre -u dre-vip -e".into()));
+    }
+    hints
+}
+
+#[cfg(test)]
+mod tests;

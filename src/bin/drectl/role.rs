@@ -1,0 +1,270 @@
+//! Commands that move the role: ask, then wait until the status says that it is done.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dre::snapshot::Status;
+use serde_json::json;
+
+use crate::args::{SwitchoverArgs, Wait};
+use crate::client::Client;
+use crate::exit::{Done, Fail};
+use crate::when;
+
+/// How long the measured gap may follow the role.
+const GAP_FOLLOWS_WITHIN: Duration = Duration::from_secs(2);
+
+pub fn take(socket: &Path, wait: &Wait) -> Done {
+    let mut client = Client::connect(socket)?;
+    client.call("LeaseTake", json!({}))?;
+    let last = wait_for(socket, until(wait), &mut |s| (s.role == "active" && s.lease.held).then_some(()))?;
+    match last {
+        Ok(()) => Ok(()),
+        Err(last) => Err(late("the lease was not granted", wait, last)),
+    }
+}
+
+pub fn release(socket: &Path, wait: &Wait) -> Done {
+    let mut client = Client::connect(socket)?;
+    client.call("LeaseRelease", json!({}))?;
+    let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;
+    match last {
+        Ok(()) => Ok(()),
+        Err(last) => Err(late("the role is not let go yet", wait, last)),
+    }
+}
+
+pub fn switchover(socket: &Path, args: &SwitchoverArgs) -> Done {
+    let before = Client::connect(socket)?.status()?;
+    let plan = plan(&before, args.to.as_deref())?;
+    anstream::println!("{}", plan.words);
+    if plan.done {
+        return Ok(());
+    }
+    Client::connect(socket)?.call("Switchover", json!({ "to": plan.to, "force": args.force }))?;
+    let mut left = false;
+    let outcome = wait_for(socket, until(&args.wait), &mut |s| progress(&before, s, &plan.to, &mut left))?;
+    match outcome {
+        Ok(Progress::Done) => {
+            let at = before.last_takeover.as_ref().map(|t| t.at.clone());
+            let gap = wait_for(socket, Instant::now() + GAP_FOLLOWS_WITHIN, &mut |s| {
+                s.last_takeover.as_ref().filter(|t| Some(&t.at) != at.as_ref()).map(|t| t.gap_us)
+            });
+            match gap {
+                Ok(Ok(gap)) => {
+                    anstream::println!("{} is active; nobody served for {}", plan.to, when::micros(gap))
+                }
+                _ => anstream::println!("{} is active; the gap was not measured", plan.to),
+            }
+            Ok(())
+        }
+        Ok(Progress::TakenBack) => Err(Fail::refused(format!(
+            "{} did not take the role and {} took it back; look at {}: systemctl status dre dre-vip",
+            plan.to, before.node, plan.to
+        ))),
+        Err(last) => Err(late("the switchover is not done", &args.wait, last)),
+    }
+}
+
+fn until(wait: &Wait) -> Instant {
+    Instant::now() + Duration::from_secs_f64(wait.timeout)
+}
+
+/// What shall happen.
+#[derive(Debug, PartialEq, Eq)]
+struct Plan {
+    to: String,
+    words: String,
+    /// Nothing is to be done.
+    done: bool,
+}
+
+fn plan(s: &Status, to: Option<&str>) -> Result<Plan, Fail> {
+    if s.peer.node.is_empty() {
+        return Err(Fail::refused("there is no second node to switch over to (standalone)"));
+    }
+    let to = match to {
+        Some(to) if to == s.node || to == s.peer.node => to.to_owned(),
+        Some(to) => {
+            return Err(Fail::usage(format!(
+                "{to} is not a node of this pair; say {} or {}",
+                s.node, s.peer.node
+            )));
+        }
+        // From an active node to the peer; from any other, here.
+        None if s.role == "active" => s.peer.node.clone(),
+        None => s.node.clone(),
+    };
+    let here = to == s.node;
+    let peer_active = s.peer.role == "active" && s.peer.state == "heard";
+    if (here && s.role == "active") || (!here && peer_active && s.role != "active") {
+        return Ok(Plan { words: format!("{to} is active already"), to, done: true });
+    }
+    let fitness = |fit: bool| if fit { "fit" } else { "UNFIT" };
+    let own = format!("{} ({}, {})", s.node, s.role, fitness(s.fit));
+    let peer = match s.peer.state.as_str() {
+        "heard" => format!(
+            "{} ({}, {}, heard {} ms ago)",
+            s.peer.node,
+            s.peer.role,
+            fitness(s.peer.fit),
+            s.peer.heard_ms
+        ),
+        state => format!("{} ({state})", s.peer.node),
+    };
+    let (from, target) = if here { (peer, own) } else { (own, peer) };
+    Ok(Plan { words: format!("switchover, term {}: {from} -> {target}", s.term), to, done: false })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Done,
+    TakenBack,
+}
+
+/// `left` remembers that the old active has let go, so that "active" means "again" from then on.
+fn progress(before: &Status, s: &Status, to: &str, left: &mut bool) -> Option<Progress> {
+    if s.node == to {
+        return (s.role == "active" && s.lease.held).then_some(Progress::Done);
+    }
+    if s.role != "active" {
+        *left = true;
+    }
+    if before.role == "active" && *left && s.role == "active" {
+        return Some(Progress::TakenBack);
+    }
+    (*left && s.peer.role == "active" && s.peer.state == "heard").then_some(Progress::Done)
+}
+
+/// Watches until `done` finds what it looks for; the inner error is the last status at the deadline. A connection that
+/// ends on the way is made again: the daemon may close the one that was silent for longest.
+fn wait_for<T>(
+    socket: &Path,
+    until: Instant,
+    done: &mut dyn FnMut(&Status) -> Option<T>,
+) -> Result<Result<T, Option<Box<Status>>>, Fail> {
+    let mut last = None;
+    let mut client = Client::connect(socket)?;
+    client.watch()?;
+    let mut again = true;
+    loop {
+        match client.next(until) {
+            Ok(Some(status)) => {
+                if let Some(found) = done(&status) {
+                    return Ok(Ok(found));
+                }
+                last = Some(Box::new(status));
+                again = true;
+            }
+            Ok(None) => return Ok(Err(last)),
+            Err(_) if again => {
+                again = false;
+                client = Client::connect(socket)?;
+                client.watch()?;
+            }
+            Err(fail) => return Err(fail),
+        }
+    }
+}
+
+fn late(what: &str, wait: &Wait, last: Option<Box<Status>>) -> Fail {
+    let why = match last {
+        Some(s) => {
+            let alarms: Vec<&str> = s.alarms.iter().map(|alarm| alarm.text.as_str()).collect();
+            let alarms = if alarms.is_empty() { String::new() } else { format!("; {}", alarms.join("; ")) };
+            let peer = match s.peer.node.as_str() {
+                "" => String::new(),
+                peer => format!(", {peer} is {} ({})", s.peer.role, s.peer.state),
+            };
+            format!("{} is {}{peer}{alarms}", s.node, s.role)
+        }
+        None => "no status came".into(),
+    };
+    Fail::refused(format!("{what} within {} s: {why}; look at: drectl status --watch", wait.timeout))
+}
+
+#[cfg(test)]
+mod tests {
+    use dre::snapshot::{Lease, Peer};
+
+    use super::*;
+
+    fn status(role: &str, peer_role: &str) -> Status {
+        Status {
+            node: "hadev1".into(),
+            role: role.into(),
+            term: 7,
+            fit: true,
+            lease: Lease { held: role == "active", left_ms: 400, by: "peer".into() },
+            peer: Peer {
+                node: "hadev2".into(),
+                state: "heard".into(),
+                role: peer_role.into(),
+                fit: true,
+                heard_ms: 12,
+            },
+            ..Status::default()
+        }
+    }
+
+    #[test]
+    fn the_plan_goes_to_the_other_node_unless_told() {
+        let words = |s: &Status, to| plan(s, to).map(|p| (p.to, p.words, p.done));
+        assert_eq!(
+            words(&status("active", "standby"), None),
+            Ok((
+                "hadev2".into(),
+                "switchover, term 7: hadev1 (active, fit) -> hadev2 (standby, fit, heard 12 ms ago)".into(),
+                false
+            ))
+        );
+        assert_eq!(
+            words(&status("standby", "active"), None),
+            Ok((
+                "hadev1".into(),
+                "switchover, term 7: hadev2 (active, fit, heard 12 ms ago) -> hadev1 (standby, fit)".into(),
+                false
+            ))
+        );
+        let done = |name: &str| Ok((name.to_owned(), format!("{name} is active already"), true));
+        assert_eq!(words(&status("standby", "active"), Some("hadev2")), done("hadev2"));
+        assert_eq!(words(&status("active", "standby"), Some("hadev1")), done("hadev1"));
+        assert_eq!(
+            words(&status("active", "standby"), Some("x")).map_err(|f| f.code),
+            Err(crate::exit::USAGE)
+        );
+        let alone = Status { node: "hadev1".into(), ..Status::default() };
+        assert_eq!(words(&alone, None).map_err(|f| f.code), Err(crate::exit::REFUSED));
+    }
+
+    #[test]
+    fn a_switchover_away_is_done_when_the_peer_is_active() {
+        let before = status("active", "standby");
+        let mut left = false;
+        let mut step = |role, peer| progress(&before, &status(role, peer), "hadev2", &mut left);
+        assert_eq!(step("active", "standby"), None, "not begun");
+        assert_eq!(step("releasing", "standby"), None);
+        assert_eq!(step("standby", "claiming"), None);
+        assert_eq!(step("standby", "active"), Some(Progress::Done));
+    }
+
+    #[test]
+    fn a_role_that_comes_back_was_taken_back() {
+        let before = status("active", "standby");
+        let mut left = false;
+        let mut step = |role, peer| progress(&before, &status(role, peer), "hadev2", &mut left);
+        assert_eq!(step("releasing", "standby"), None);
+        assert_eq!(step("claiming", "standby"), None);
+        assert_eq!(step("active", "standby"), Some(Progress::TakenBack));
+    }
+
+    #[test]
+    fn a_switchover_to_here_is_done_when_the_lease_is_held() {
+        let before = status("standby", "active");
+        let mut left = false;
+        let mut step = |role, peer| progress(&before, &status(role, peer), "hadev1", &mut left);
+        assert_eq!(step("standby", "releasing"), None);
+        assert_eq!(step("claiming", "standby"), None);
+        assert_eq!(step("active", "standby"), Some(Progress::Done));
+    }
+}
