@@ -725,7 +725,7 @@ impl Node {
         let answered = self.setup.arbitrators.is_empty()
             || self.peer_is_given()
             || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
-        let alone = answered && quiet && now >= self.started + self.setup.startup_hold;
+        let alone = answered && quiet && now >= self.held_until();
         View {
             peer,
             lease: self.second_vote(now, alone, peer).0 > now,
@@ -743,6 +743,15 @@ impl Node {
             lapsed: self.role == Role::Active && self.lapses_at(now).is_some_and(|at| now >= at),
             late: self.late,
             claim_over: self.role == Role::Claiming && now >= self.since + self.setup.dead_after,
+        }
+    }
+
+    /// Before this nothing is claimed alone. A process that has heard the peer knows what it promised since; what an
+    /// earlier process of this node promised lasts D.
+    fn held_until(&self) -> Moment {
+        match &self.says {
+            Some(says) => self.started + self.setup.dead_after.max(says.dead_after),
+            None => self.started + self.setup.startup_hold,
         }
     }
 
@@ -1175,6 +1184,7 @@ impl Node {
             self.failback_at(),
             self.exit_by,
             Some(self.started + self.setup.startup_hold),
+            Some(self.held_until()),
             Some(self.listens_until()),
         ]
         .into_iter()

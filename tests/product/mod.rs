@@ -102,7 +102,7 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Waits until both nodes agree that one is ACTIVE with its VIPs and the other STANDBY and hears it.
+    /// Waits until both nodes agree that one is ACTIVE with its VIPs and the other STANDBY, hears it, and both are fit.
     pub fn settled(&self, limit: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
@@ -112,6 +112,7 @@ impl Pair {
                 && words[n].contains("STANDBY")
                 && words[1 - n].starts_with("STANDBY")
                 && words[1 - n].contains("ACTIVE")
+                && !words.iter().any(|w| w.contains("Unfit"))
             {
                 return Ok(());
             }
