@@ -3,11 +3,16 @@
 //! The loop publishes a [`Snapshot`] (moments, no strings formatted) whenever something changed; whoever reads
 //! it turns it into a [`Status`] with the moment of reading, so ages and what is left of the lease are
 //! true when they are read, not when they were written.
+//!
+//! A field that is missing takes its empty value: during an upgrade `drectl` talks to a daemon of another version.
 
 use serde::{Deserialize, Serialize};
+// The same structs describe themselves to varlinkctl: one contract, written once.
+use zlink::introspect::CustomType;
 
 /// `drectl status --json`. Fields may be added, never renamed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Status {
     pub group: String,
     pub node: String,
@@ -38,7 +43,8 @@ pub struct Status {
     pub version: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Lease {
     pub held: bool,
     pub left_ms: u64,
@@ -47,7 +53,8 @@ pub struct Lease {
     pub by: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Peer {
     pub node: String,
     /// `heard` | `suspect` | `lost` | `never` (not heard since the start)
@@ -58,7 +65,8 @@ pub struct Peer {
     pub heard_ms: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Link {
     pub name: String,
     /// Both directions work.
@@ -69,14 +77,16 @@ pub struct Link {
     pub loss_pct: f64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Arbitrator {
     pub address: String,
     pub reachable: bool,
     pub rtt_us: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Vips {
     pub wanted: u32,
     pub held: u32,
@@ -85,14 +95,16 @@ pub struct Vips {
     pub gate: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Service {
     pub unit: String,
     /// systemd's ActiveState.
     pub state: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Alarm {
     /// Two words, as in the README's table: `PeerStillServes`.
     pub name: String,
@@ -101,7 +113,8 @@ pub struct Alarm {
     pub since: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Rejected {
     pub reason: String,
     pub count: u64,
@@ -109,7 +122,8 @@ pub struct Rejected {
 
 /// How long nobody answered for the VIPs, as the nodes themselves measured it: from the gate that shut to the gate that
 /// opened, including one way of a heartbeat.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
+#[serde(default)]
 pub struct Takeover {
     /// This node took the role; else the peer did.
     pub here: bool,
