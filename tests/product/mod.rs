@@ -106,7 +106,8 @@ impl Pair {
     pub fn settled(&self, limit: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let words: Vec<String> = self.lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
+            let words: Vec<String> =
+                self.lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
             let active = words.iter().position(|w| w.starts_with("ACTIVE") && w.contains("VIPs 2/2"));
             if let Some(n) = active
                 && words[n].contains("STANDBY")
