@@ -34,6 +34,7 @@ install: build
 	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
 	$(INSTALL) -m 0644 config/org.dre.Elect.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.conf
+	$(INSTALL) -m 0644 config/dre.catalog $(LIB)/systemd/catalog/dre.catalog
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
 	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
@@ -49,5 +50,5 @@ prepare:
 
 # One lab at a time: two on one machine would judge each other's load.
 test: prepare check
-	$(CARGO) test --locked --test gate --test lab_selftest
+	$(CARGO) test --locked --test tidy --test gate --test lab_selftest
 	$(CARGO) test --locked --test pair -- --test-threads=1 --nocapture
