@@ -8,7 +8,7 @@ BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
 
-.PHONY: help build install uninstall check test demo demo-down prepare
+.PHONY: help build install check test demo demo-shell demo-down prepare
 help:
 	@echo "make build            the four binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
@@ -52,3 +52,13 @@ prepare:
 test: prepare check
 	$(CARGO) test --locked --test tidy --test config --test gate --test lab_selftest
 	$(CARGO) test --locked --test pair -- --test-threads=1 --nocapture
+
+demo: prepare
+	$(CARGO) build --locked --bins --example demo
+	$(TARGET_DIR)/debug/examples/demo up
+
+demo-shell:
+	@$(TARGET_DIR)/debug/examples/demo shell $(or $(NODE),hadev1) $(RUN)
+
+demo-down:
+	$(TARGET_DIR)/debug/examples/demo down
