@@ -155,9 +155,17 @@ pub enum Target {
 /// What an operator may ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Switchover { to: Option<String>, force: bool },
-    LeaseTake,
-    LeaseRelease,
+    Switchover {
+        to: Option<String>,
+        force: bool,
+    },
+    /// `unit`: asked by dre-lease.service, with its invocation; else by a person.
+    LeaseTake {
+        unit: Option<String>,
+    },
+    LeaseRelease {
+        unit: Option<String>,
+    },
 }
 
 /// A takeover as it was measured.
@@ -238,6 +246,8 @@ pub struct Node {
     wish_until: Option<Moment>,
     force: bool,
     held_back: bool,
+    /// The invocation of dre-lease.service that took the lease, and the term it stands for (0: not granted yet).
+    lease_unit: Option<(String, u64)>,
     stopping: bool,
     exit_by: Option<Moment>,
     fit_since: Option<Moment>,
@@ -311,6 +321,7 @@ impl Node {
             wish_until: restarted.then(|| now + YIELD_LASTS),
             force: false,
             held_back: false,
+            lease_unit: None,
             stopping: false,
             exit_by: None,
             fit_since: None,
@@ -645,9 +656,18 @@ impl Node {
                     (_, _) => self.take(now, force),
                 }
             }
-            Command::LeaseTake => self.take(now, false),
-            Command::LeaseRelease => {
-                if matches!(self.role, Role::Active | Role::Claiming) {
+            Command::LeaseTake { unit } => {
+                self.take(now, false)?;
+                self.lease_unit =
+                    unit.map(|unit| (unit, if self.role == Role::Active { self.term } else { 0 }));
+                Ok(())
+            }
+            Command::LeaseRelease { unit } => {
+                // The unit of an earlier term may stop late, when the role has come back: that is no wish.
+                let current = unit.is_none_or(|unit| {
+                    self.lease_unit.as_ref().is_some_and(|(taken, term)| *taken == unit && *term == self.term)
+                });
+                if current && matches!(self.role, Role::Active | Role::Claiming) {
                     self.held_back = true;
                     self.set_wish(Wish::Yield, None);
                 }
@@ -1045,8 +1065,14 @@ impl Node {
                     self.set_wish(Wish::None, None);
                 }
                 self.force = false;
+                if let Some((_, granted)) = &mut self.lease_unit
+                    && *granted == 0
+                {
+                    *granted = self.term;
+                }
             }
             Role::Releasing => {
+                self.lease_unit = None;
                 self.vip.serial += 1;
                 self.vip.serving = None;
                 self.vip.unacknowledged = None;
