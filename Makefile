@@ -8,7 +8,7 @@ BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
 
-.PHONY: help build install uninstall check test demo demo-down prepare
+.PHONY: help build install check test demo demo-shell demo-down prepare
 help:
 	@echo "make build            the four binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
@@ -34,6 +34,7 @@ install: build
 	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
 	$(INSTALL) -m 0644 config/org.dre.Elect.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.conf
+	$(INSTALL) -m 0644 config/dre.catalog $(LIB)/systemd/catalog/dre.catalog
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
 	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
@@ -47,5 +48,17 @@ check:
 prepare:
 	tests/prepare
 
+# One lab at a time: two on one machine would judge each other's load.
 test: prepare check
-	$(CARGO) test --locked --tests
+	$(CARGO) test --locked --test tidy --test config --test gate --test lab_selftest
+	$(CARGO) test --locked --test pair -- --test-threads=1 --nocapture
+
+demo: prepare
+	$(CARGO) build --locked --bins --example demo
+	$(TARGET_DIR)/debug/examples/demo up
+
+demo-shell:
+	@$(TARGET_DIR)/debug/examples/demo shell $(or $(NODE),hadev1) $(RUN)
+
+demo-down:
+	$(TARGET_DIR)/debug/examples/demo down

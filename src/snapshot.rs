@@ -1,10 +1,7 @@
 //! What dre-elect publishes of itself, and the JSON contract that `drectl status --json` prints.
 //!
-//! The loop publishes a [`Snapshot`] (moments, no strings formatted) whenever something changed; whoever reads
-//! it turns it into a [`Status`] with the moment of reading, so ages and what is left of the lease are
-//! true when they are read, not when they were written.
-//!
-//! A field that is missing takes its empty value: during an upgrade `drectl` talks to a daemon of another version.
+//! The loop publishes a [`Status`] whenever something changed, with the moment at which it was true; whoever reads it adds
+//! what has passed since, so ages and what is left of the lease are true when they are read.
 
 use serde::{Deserialize, Serialize};
 // The same structs describe themselves to varlinkctl: one contract, written once.

@@ -52,7 +52,14 @@ fn again_and_again(
 #[test]
 fn power_loss_of_the_active() -> Result<()> {
     let pair = fast()?;
-    again_and_again("power loss", &pair, ms(1000), ms(400), |a| a.power_loss().map(drop), lab::node::Node::boot)
+    again_and_again(
+        "power loss",
+        &pair,
+        ms(1000),
+        ms(400),
+        |a| a.power_loss().map(drop),
+        lab::node::Node::boot,
+    )
 }
 
 #[test]
@@ -123,7 +130,12 @@ fn the_service_interface_loses_its_carrier() -> Result<()> {
 }
 
 /// Nothing of this may be felt: roles stay, no probe is lost for longer than the machine's own noise.
-fn unfelt(case: &str, pair: &Pair, fault: impl FnOnce() -> Result<()>, mend: impl FnOnce() -> Result<()>) -> Result<()> {
+fn unfelt(
+    case: &str,
+    pair: &Pair,
+    fault: impl FnOnce() -> Result<()>,
+    mend: impl FnOnce() -> Result<()>,
+) -> Result<()> {
     let before = pair.active()?.name;
     let seen = pair.judged(ms(1500), fault)?;
     println!("{case}: {}", seen.summary());

@@ -155,9 +155,17 @@ pub enum Target {
 /// What an operator may ask.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    Switchover { to: Option<String>, force: bool },
-    LeaseTake,
-    LeaseRelease,
+    Switchover {
+        to: Option<String>,
+        force: bool,
+    },
+    /// `unit`: asked by dre-lease.service, with its invocation; else by a person.
+    LeaseTake {
+        unit: Option<String>,
+    },
+    LeaseRelease {
+        unit: Option<String>,
+    },
 }
 
 /// A takeover as it was measured.
@@ -238,6 +246,8 @@ pub struct Node {
     wish_until: Option<Moment>,
     force: bool,
     held_back: bool,
+    /// The invocation of dre-lease.service that took the lease, and the term it stands for (0: not granted yet).
+    lease_unit: Option<(String, u64)>,
     stopping: bool,
     exit_by: Option<Moment>,
     fit_since: Option<Moment>,
@@ -311,6 +321,7 @@ impl Node {
             wish_until: restarted.then(|| now + YIELD_LASTS),
             force: false,
             held_back: false,
+            lease_unit: None,
             stopping: false,
             exit_by: None,
             fit_since: None,
@@ -645,9 +656,18 @@ impl Node {
                     (_, _) => self.take(now, force),
                 }
             }
-            Command::LeaseTake => self.take(now, false),
-            Command::LeaseRelease => {
-                if matches!(self.role, Role::Active | Role::Claiming) {
+            Command::LeaseTake { unit } => {
+                self.take(now, false)?;
+                self.lease_unit =
+                    unit.map(|unit| (unit, if self.role == Role::Active { self.term } else { 0 }));
+                Ok(())
+            }
+            Command::LeaseRelease { unit } => {
+                // The unit of an earlier term may stop late, when the role has come back: that is no wish.
+                let current = unit.is_none_or(|unit| {
+                    self.lease_unit.as_ref().is_some_and(|(taken, term)| *taken == unit && *term == self.term)
+                });
+                if current && matches!(self.role, Role::Active | Role::Claiming) {
                     self.held_back = true;
                     self.set_wish(Wish::Yield, None);
                 }
@@ -725,7 +745,7 @@ impl Node {
         let answered = self.setup.arbitrators.is_empty()
             || self.peer_is_given()
             || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
-        let alone = answered && quiet && now >= self.started + self.setup.startup_hold;
+        let alone = answered && quiet && now >= self.held_until();
         View {
             peer,
             lease: self.second_vote(now, alone, peer).0 > now,
@@ -743,6 +763,15 @@ impl Node {
             lapsed: self.role == Role::Active && self.lapses_at(now).is_some_and(|at| now >= at),
             late: self.late,
             claim_over: self.role == Role::Claiming && now >= self.since + self.setup.dead_after,
+        }
+    }
+
+    /// Before this nothing is claimed alone. A process that has heard the peer knows what it promised since; what an
+    /// earlier process of this node promised lasts D.
+    fn held_until(&self) -> Moment {
+        match &self.says {
+            Some(says) => self.started + self.setup.dead_after.max(says.dead_after),
+            None => self.started + self.setup.startup_hold,
         }
     }
 
@@ -1036,8 +1065,14 @@ impl Node {
                     self.set_wish(Wish::None, None);
                 }
                 self.force = false;
+                if let Some((_, granted)) = &mut self.lease_unit
+                    && *granted == 0
+                {
+                    *granted = self.term;
+                }
             }
             Role::Releasing => {
+                self.lease_unit = None;
                 self.vip.serial += 1;
                 self.vip.serving = None;
                 self.vip.unacknowledged = None;
@@ -1175,6 +1210,7 @@ impl Node {
             self.failback_at(),
             self.exit_by,
             Some(self.started + self.setup.startup_hold),
+            Some(self.held_until()),
             Some(self.listens_until()),
         ]
         .into_iter()

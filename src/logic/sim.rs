@@ -844,8 +844,8 @@ impl World {
             }
             _ => {
                 let command = match self.rng.below(4) {
-                    0 => Command::LeaseTake,
-                    1 => Command::LeaseRelease,
+                    0 => Command::LeaseTake { unit: None },
+                    1 => Command::LeaseRelease { unit: None },
                     _ => Command::Switchover { to: None, force: self.rng.chance(20) },
                 };
                 if self.elect_runs(node) {
@@ -894,7 +894,7 @@ impl World {
             let now = self.local(node);
             let mut out = vec![];
             let elect = self.machines[node].elect.as_mut().expect("is there");
-            let _ = elect.command(now, Command::LeaseTake, &mut out);
+            let _ = elect.command(now, Command::LeaseTake { unit: None }, &mut out);
             self.carry_out(node, out);
         }
     }

@@ -288,14 +288,22 @@ where
     }
 
     /// Asks for the lease for this node: the peer, if it is active, hands over. Answers as soon as it is accepted or
-    /// refused; Watch shows when the lease is held.
-    async fn lease_take(&self, #[zlink(connection)] conn: &mut Connection<Sock>) -> Result<(), Fault> {
-        self.ask(conn, Command::LeaseTake).await
+    /// refused; Watch shows when the lease is held. `unit`: the invocation of dre-lease.service, when it is the one that asks.
+    async fn lease_take(
+        &self,
+        unit: Option<String>,
+        #[zlink(connection)] conn: &mut Connection<Sock>,
+    ) -> Result<(), Fault> {
+        self.ask(conn, Command::LeaseTake { unit }).await
     }
 
     /// Gives the lease back and holds this node back until somebody takes the lease here again.
-    async fn lease_release(&self, #[zlink(connection)] conn: &mut Connection<Sock>) -> Result<(), Fault> {
-        self.ask(conn, Command::LeaseRelease).await
+    async fn lease_release(
+        &self,
+        unit: Option<String>,
+        #[zlink(connection)] conn: &mut Connection<Sock>,
+    ) -> Result<(), Fault> {
+        self.ask(conn, Command::LeaseRelease { unit }).await
     }
 }
 

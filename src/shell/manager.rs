@@ -9,7 +9,7 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
 use zbus::wire::{ObjectPath, OwnedObjectPath};
-use zbus::{Connection, connection};
+use zbus::{Connection, MatchRule, MessageStream, connection};
 
 use crate::logic::node::{Target, UnitState};
 
@@ -119,6 +119,11 @@ async fn serve(
     }
 }
 
+/// The bus closed the connection.
+fn gone() -> zbus::Error {
+    zbus::Error::InputOutput(io::Error::from(io::ErrorKind::BrokenPipe).into())
+}
+
 /// One connection, until it breaks.
 async fn session(
     targets: &[String; 2],
@@ -130,6 +135,14 @@ async fn session(
     let connection: Connection = connection::Builder::system().method_timeout(PATIENCE).build().await?;
     let systemd = SystemdProxy::new(&connection).await?;
     let mut jobs = systemd.receive_job_removed().await?;
+    // Every change of a unit's ActiveState; which one it was, a look tells.
+    let rule = MatchRule::builder()
+        .msg_type(zbus::message::Type::Signal)
+        .interface("org.freedesktop.DBus.Properties")
+        .member("PropertiesChanged")
+        .path_namespace("/org/freedesktop/systemd1/unit")
+        .build()?;
+    let mut changes = MessageStream::for_match_rule(rule, &connection, std::num::NonZero::new(256)).await?;
     systemd.subscribe().await?;
     let mut words: Vec<(String, Option<UnitProxy<'_>>, String)> = vec![];
     wanted.mark_changed();
@@ -177,7 +190,7 @@ async fn session(
                 }
             }
             signal = jobs.next() => {
-                let Some(signal) = signal else { return Err(zbus::Error::InputOutput(io::Error::from(io::ErrorKind::BrokenPipe).into())) };
+                let Some(signal) = signal else { return Err(gone()) };
                 if let Ok(job) = signal.args() {
                     let ours = targets.iter().any(|t| t == job.unit);
                     let failed = !matches!(job.result, "done" | "canceled" | "skipped");
@@ -189,6 +202,17 @@ async fn session(
                     if ours {
                         look(&mut words, facts).await?;
                     }
+                }
+            }
+            change = changes.next() => {
+                let Some(change) = change else { return Err(gone()) };
+                let change = change?;
+                let header = change.header();
+                let ours = header.path().is_some_and(|path| {
+                    words.iter().any(|(_, proxy, _)| proxy.as_ref().is_some_and(|p| p.inner().path() == path))
+                });
+                if ours {
+                    look(&mut words, facts).await?;
                 }
             }
             _ = resync.tick() => look(&mut words, facts).await?,

@@ -35,7 +35,7 @@ mkdir "/sys/fs/cgroup/$1"
 echo $$ > "/sys/fs/cgroup/$1/cgroup.procs"
 exec systemd-nspawn --quiet -D "$2" --boot --register=no --keep-unit --link-journal=no --resolv-conf=off \
     --timezone=off --settings=no --network-namespace-path="/run/netns/$3" --machine="$4" --hostname="$5" \
-    --console=pipe --capability="$6" --system-call-filter="$7"
+    --console=pipe --capability="$6" --system-call-filter="$7" --rlimit=RLIMIT_RTPRIO=99 --rlimit=RLIMIT_MEMLOCK=infinity
 "#;
 
 /// A command's end inside a node.

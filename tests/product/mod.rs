@@ -102,16 +102,18 @@ impl Pair {
         Ok(pair)
     }
 
-    /// Waits until both nodes agree that one is ACTIVE with its VIPs and the other STANDBY and hears it.
+    /// Waits until both nodes agree that one is ACTIVE with its VIPs and the other STANDBY, hears it, and both are fit.
     pub fn settled(&self, limit: Duration) -> Result<()> {
         let begun = Instant::now();
         loop {
-            let words: Vec<String> = self.lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
+            let words: Vec<String> =
+                self.lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
             let active = words.iter().position(|w| w.starts_with("ACTIVE") && w.contains("VIPs 2/2"));
             if let Some(n) = active
                 && words[n].contains("STANDBY")
                 && words[1 - n].starts_with("STANDBY")
                 && words[1 - n].contains("ACTIVE")
+                && !words.iter().any(|w| w.contains("Unfit"))
             {
                 return Ok(());
             }

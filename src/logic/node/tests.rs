@@ -357,7 +357,7 @@ fn without_an_arbitrators_answer_a_standby_stays() {
         (1250, Nothing,      Standby, &[Probe, Ping]),
         (1500, Probes,       Standby, &[]),
         (1510, Nothing,      Standby, &[]),
-        (1520, Refused(Command::LeaseTake), Standby, &[]),
+        (1520, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
     ]);
 }
 
@@ -419,7 +419,7 @@ fn the_peer_asks_for_the_role_and_gets_it() {
     ]);
     let mut story = standby();
     story.tell(&[
-        ( 50, Do(Command::LeaseTake),         Standby,   &[]),
+        ( 50, Do(Command::LeaseTake { unit: None }),         Standby,   &[]),
         ( 60, peer(Releasing),                Standby,   &[]),
         ( 70, wishes(Standby, Wish::Yield),   Claiming,  &[]),
         ( 72, votes(),                        Active,    &[Hold, StartActive]),
@@ -454,7 +454,7 @@ fn an_unfit_standby_does_not_claim() {
         (1490, Probes,       Standby, &[]),
         (1499, Pong(1),      Standby, &[]),
         (1500, Nothing,      Standby, &[]),
-        (1505, Refused(Command::LeaseTake), Standby, &[]),
+        (1505, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
         // Repaired, but not proven yet.
         (1510, Interface(true), Standby, &[]),
         (1520, Probes,       Standby, &[]),
@@ -630,4 +630,23 @@ fn the_deadline_contract() {
         }
     }
     assert!(checked > 300_000, "{checked}");
+}
+
+/// dre-lease.service of an earlier term stops late, when the role has come back: that is nobody's wish.
+#[test]
+#[rustfmt::skip]
+fn a_late_stop_of_an_earlier_lease_unit_releases_nothing() {
+    let mut story = active();
+    let unit = |name: &str| Some(name.to_owned());
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (101, Do(Command::LeaseTake { unit: unit("second") }),    Active,    &[]),
+        (102, Do(Command::LeaseRelease { unit: unit("first") }),  Active,    &[]),
+        (103, Do(Command::LeaseRelease { unit: unit("second") }), Releasing, &[Drop, StartStandby]),
+        (104, Unit(UnitState::Down),                              Releasing, &[]),
+        (105, ShutNow,                                            Standby,   &[]),
+        // Released for good: nothing is claimed until somebody asks.
+        (110, peer(Standby),                                      Standby,   &[]),
+        (115, Do(Command::LeaseTake { unit: None }),              Claiming,  &[]),
+    ]);
 }

@@ -1,0 +1,243 @@
+//! Configurations that do not hold: each says file, line, value, why it matters and what to write.
+
+use std::path::PathBuf;
+
+use dre::config::{HostFacts, Settings, locate, parse};
+
+const GOOD: &str = r#"[nodes.hadev1]
+links = { primary = "172.16.11.54", secondary = "172.16.13.54" }
+[nodes.hadev2]
+links = { primary = "172.16.11.55", secondary = "172.16.13.55" }
+[heartbeat]
+interval_ms = 100
+missed_max = 5
+[arbitrator]
+addresses = ["172.16.8.250"]
+interface = "eth0"
+[[vip]]
+address = "172.16.9.61/24"
+interface = "eth1"
+[[vip]]
+address = "172.16.10.71/16"
+interface = "eth2"
+label = "eth2:0"
+broadcast = "172.16.255.255"
+[services]
+active = ["diameter.service"]
+both = ["memcached.service"]
+[election]
+preferred = "hadev1"
+startup_hold_ms = 3000
+"#;
+
+fn read(text: &str) -> Result<Settings, dre::config::Error> {
+    parse(&[(PathBuf::from("/etc/dre/dre.toml"), text.to_owned())], "dre", "hadev1", false)
+}
+
+/// Replaces `from` by `to` in the good file; what must be said, and on which line.
+fn refused(from: &str, to: &str, line: usize, words: &[&str]) {
+    assert!(GOOD.contains(from), "{from:?} is not in the file");
+    let error = read(&GOOD.replacen(from, to, 1)).expect_err(&format!("{to:?} was accepted"));
+    let text = error.to_string();
+    let lines = error.lines();
+    for word in words {
+        assert!(
+            text.contains(word) && lines.contains(word),
+            "{to:?}: {word:?} is not said in:\n{text}\n{lines}"
+        );
+    }
+    assert!(text.contains("/etc/dre/dre.toml"), "{text}");
+    let found: Vec<usize> = error.json().iter().map(|f| f.line).collect();
+    assert!(found.contains(&line), "{to:?}: line {line} is not among {found:?}:\n{text}");
+    for finding in error.findings() {
+        assert!(!finding.why.is_empty() && !finding.remedy.is_empty(), "{finding:?}");
+    }
+}
+
+#[test]
+fn the_example_of_the_requirements_holds() {
+    let settings = read(GOOD).expect("holds");
+    assert_eq!(settings.heartbeat.dead_after().as_millis(), 500);
+    assert_eq!(settings.vips.len(), 2);
+    assert_eq!(settings.peer.as_deref(), Some("hadev2"));
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+}
+
+#[test]
+fn each_mistake_says_where_what_why_and_what_to_write() {
+    refused("interval_ms = 100", "interval_sec = 1", 6, &["interval_sec", "unknown field"]);
+    refused("interval_ms = 100", "interval_ms = \"fast\"", 6, &["invalid type"]);
+    refused("interval_ms = 100", "interval_ms = 1", 6, &["interval_ms = 1", "5 to 10000"]);
+    refused("missed_max = 5", "missed_max = 1", 7, &["missed_max = 1", "2 to 100"]);
+    refused("missed_max = 5", "missed_max = 2", 7, &["the lease would last", "write missed_max = 3"]);
+    refused("interval_ms = 100\nmissed_max = 5", "interval_ms = 1000\nmissed_max = 100", 6, &["100000 ms"]);
+    refused("startup_hold_ms = 3000", "startup_hold_ms = 400", 24, &["startup_hold_ms = 400", "500"]);
+    refused("interval_ms = 100", "transport = \"tipc\"", 6, &["tipc", "transport = \"udp\""]);
+    refused("interval_ms = 100", "transport = \"carrier pigeon\"", 6, &["carrier pigeon"]);
+    refused("interval_ms = 100", "port = 0", 6, &["port = 0", "1694"]);
+    refused("addresses = [\"172.16.8.250\"]", "addresses = []", 9, &["no arbitrator"]);
+    refused(
+        "addresses = [\"172.16.8.250\"]",
+        "addresses = [\"172.16.11.55\"]",
+        9,
+        &["hadev2's link primary"],
+    );
+    refused("addresses = [\"172.16.8.250\"]", "addresses = [\"gateway\"]", 9, &["invalid IP address"]);
+    refused(
+        "interface = \"eth1\"",
+        "interface = \"eth0\"",
+        13,
+        &["arbitrator's interface", "earmark another"],
+    );
+    refused("interface = \"eth1\"", "interface = \"an-interface-of-too-long-a-name\"", 13, &["15"]);
+    refused("172.16.9.61/24", "172.16.9.61", 12, &["172.16.9.61", "prefix"]);
+    refused("172.16.9.61/24", "172.16.9.61/33", 12, &["172.16.9.61/33"]);
+    refused("172.16.9.61/24", "172.16.9.0/24", 12, &["network address"]);
+    refused("172.16.9.61/24", "172.16.9.255/24", 12, &["broadcast address"]);
+    refused("172.16.9.61/24", "172.16.10.71/24", 15, &["a second time"]);
+    refused("172.16.9.61/24", "172.16.13.55/24", 12, &["hadev2's link secondary"]);
+    refused("172.16.9.61/24", "172.16.8.250/24", 12, &["arbitrate itself"]);
+    refused("label = \"eth2:0\"", "label = \"eth9:0\"", 17, &["eth9:0", "eth2:0"]);
+    refused("broadcast = \"172.16.255.255\"", "broadcast = \"172.16.10.255\"", 18, &["172.16.255.255"]);
+    refused("label = \"eth2:0\"", "style = \"route\"", 17, &["route", "address"]);
+    refused("label = \"eth2:0\"", "style = \"fancy\"", 17, &["fancy"]);
+    refused("diameter.service", "diameter", 20, &["\"diameter\"", "full name"]);
+    refused("diameter.service", "dre-vip.service", 20, &["dre's own"]);
+    refused("diameter.service", "memcached.service", 21, &["services.both", "services.active"]);
+    refused("preferred = \"hadev1\"", "preferred = \"hadev3\"", 23, &["hadev3", "hadev2"]);
+    refused("preferred = \"hadev1\"", "failback = true", 23, &["failback"]);
+    refused("[nodes.hadev1]", "[nodes.hadev9]", 1, &["hadev1", "[nodes.hadev9]"]);
+    refused("secondary = \"172.16.13.55\"", "third = \"172.16.13.55\"", 2, &["secondary", "other end"]);
+    refused("172.16.11.55", "172.16.11.54", 4, &["hadev1's link primary"]);
+    refused("172.16.11.55", "2001:db8::1", 4, &["one family"]);
+    refused(
+        "links = { primary = \"172.16.11.55\", secondary = \"172.16.13.55\" }",
+        "links = {}",
+        3,
+        &["no links"],
+    );
+    refused("[arbitrator]", "[arbitrator", 8, &[]);
+}
+
+#[test]
+fn all_mistakes_are_told_at_once() {
+    let text = GOOD.replace("interval_ms = 100", "interval_ms = 1").replace("hadev1\"\nst", "nobody\"\nst");
+    assert_eq!(read(&text).expect_err("two mistakes").findings().len(), 2);
+}
+
+#[test]
+fn three_nodes_are_no_pair_and_one_is_enough_only_alone() {
+    let third = format!(
+        "{GOOD}\n[nodes.hadev3]\nlinks = {{ primary = \"172.16.11.56\", secondary = \"172.16.13.56\" }}\n"
+    );
+    assert!(read(&third).expect_err("three").to_string().contains("names 3 nodes"));
+    let one = "[nodes.hadev1]\n[[vip]]\naddress = \"172.16.9.61/24\"\ninterface = \"eth1\"\n";
+    assert!(read(one).is_err());
+    let sources = [(PathBuf::from("x"), one.to_owned())];
+    let alone = parse(&sources, "dre", "hadev1", true).expect("standalone");
+    assert_eq!(alone.peer, None);
+    assert!(alone.warnings.iter().any(|w| w.contains("no [arbitrator]")));
+}
+
+#[test]
+fn both_nodes_see_one_digest_and_every_value_changes_it() {
+    let of = |text: &str, node: &str| {
+        parse(&[(PathBuf::from("x"), text.to_owned())], "dre", node, false).expect("holds").digest
+    };
+    assert_eq!(of(GOOD, "hadev1"), of(GOOD, "hadev2"));
+    assert_eq!(of(GOOD, "hadev1"), of(&format!("# a comment\n{GOOD}"), "hadev1"));
+    for (from, to) in [
+        ("interval_ms = 100", "interval_ms = 101"),
+        ("missed_max = 5", "missed_max = 6"),
+        ("172.16.9.61/24", "172.16.9.61/25"),
+        ("172.16.9.61/24", "172.16.9.62/24"),
+        ("label = \"eth2:0\"", "label = \"eth2:1\""),
+        ("172.16.8.250", "172.16.8.251"),
+        ("diameter.service", "dia.service"),
+        ("preferred = \"hadev1\"", "preferred = \"hadev2\""),
+        ("172.16.11.55", "172.16.11.56"),
+        ("startup_hold_ms = 3000", "startup_hold_ms = 3001"),
+    ] {
+        assert_ne!(of(GOOD, "hadev1"), of(&GOOD.replace(from, to), "hadev1"), "{to}");
+    }
+}
+
+#[test]
+fn a_drop_in_overrides_and_adds() {
+    let drop_in =
+        "[heartbeat]\ninterval_ms = 200\n[[vip]]\naddress = \"2001:db8:9::61/64\"\ninterface = \"eth1\"\n";
+    let sources =
+        [(PathBuf::from("dre.toml"), GOOD.to_owned()), (PathBuf::from("10-more.toml"), drop_in.to_owned())];
+    let settings = parse(&sources, "dre", "hadev1", false).expect("holds");
+    assert_eq!(settings.heartbeat.interval.as_millis(), 200);
+    assert_eq!(settings.heartbeat.missed_max, 5);
+    assert_eq!(settings.vips.len(), 3);
+    // A mistake in the drop-in is told with the drop-in's name.
+    let wrong = [sources[0].clone(), (PathBuf::from("10-more.toml"), drop_in.replace("61/64", "61"))];
+    let error = parse(&wrong, "dre", "hadev1", false).expect_err("no prefix");
+    assert!(error.lines().contains("10-more.toml:4"), "{}", error.lines());
+}
+
+#[test]
+fn the_old_suites_environment_is_understood() {
+    let with = |pairs: &'static [(&str, &str)]| {
+        locate("dre", |name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| (*v).to_owned()))
+    };
+    assert_eq!(with(&[]), PathBuf::from("/etc/dre/dre.toml"));
+    assert_eq!(with(&[("AVAMGR_CONFDIR", "/opt/am")]), PathBuf::from("/opt/am/avamgr.cfg"));
+    assert_eq!(
+        with(&[("DRE_CONFDIR", "/opt/dre"), ("AVAMGR_CONFDIR", "/opt/am")]),
+        PathBuf::from("/opt/dre/dre.toml")
+    );
+}
+
+#[test]
+fn what_only_the_machine_knows() {
+    let settings = read(GOOD).expect("holds");
+    let facts = |text: &[(&str, &str)]| {
+        let mut facts = HostFacts::default();
+        for (name, address) in text {
+            let all = facts.interfaces.entry((*name).to_owned()).or_default();
+            all.extend(address.parse::<std::net::IpAddr>().ok());
+        }
+        facts
+    };
+    let good = [
+        ("eth0", "172.16.8.50"),
+        ("eth1", ""),
+        ("eth2", ""),
+        ("eth3", "172.16.11.54"),
+        ("eth4", "172.16.13.54"),
+    ];
+    let (warnings, verdict) = settings.check_host(&facts(&good));
+    assert!(verdict.is_ok() && warnings.is_empty(), "{warnings:?}");
+    // A VIP on a heartbeat's interface is refused.
+    let (_, verdict) = settings.check_host(&facts(&[("eth1", "172.16.11.54")]));
+    let text = verdict.expect_err("refused").to_string();
+    assert!(text.contains("172.16.9.61") && text.contains("eth1") && text.contains("primary"), "{text}");
+    // Two links on one bearer, a missing interface: said, not refused.
+    let (warnings, verdict) =
+        settings.check_host(&facts(&[("eth3", "172.16.11.54"), ("eth3", "172.16.13.54")]));
+    assert!(verdict.is_ok());
+    assert!(warnings.iter().any(|w| w.contains("both ride on eth3")), "{warnings:?}");
+    assert!(warnings.iter().any(|w| w.contains("eth1") && w.contains("does not have")), "{warnings:?}");
+}
+
+/// Whatever is cut off or changed: an error or settings, never a panic.
+#[test]
+fn rubbish_is_refused_in_words() {
+    for len in 0..GOOD.len() {
+        let _ = read(&GOOD[..len]).map_err(|e| e.to_string());
+    }
+    let mut seed: u64 = 1;
+    for _ in 0..3000 {
+        let mut bytes = GOOD.as_bytes().to_vec();
+        for _ in 0..3 {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let at = usize::try_from(seed >> 33).expect("fits") % bytes.len();
+            bytes[at] = b"[]\"{}=\n#aZ09./:-"[usize::try_from(seed >> 7 & 15).expect("fits")];
+        }
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let _ = read(&text).map_err(|e| e.to_string() + &e.lines());
+    }
+}
