@@ -34,6 +34,11 @@ install: build
 	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
 	$(INSTALL) -m 0644 config/org.dre.Elect.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.conf
+	mkdir -p $(BUILT)/man && $(BUILT)/drectl man $(BUILT)/man && $(INSTALL) -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(BUILT)/man/*.1
+	$(BUILT)/drectl completions bash > $(BUILT)/drectl.bash && $(INSTALL) -m 0644 $(BUILT)/drectl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drectl
+	$(BUILT)/drectl completions zsh > $(BUILT)/drectl.zsh && $(INSTALL) -m 0644 $(BUILT)/drectl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drectl
+	$(BUILT)/drectl completions fish > $(BUILT)/drectl.fish && $(INSTALL) -m 0644 $(BUILT)/drectl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drectl.fish
+	$(INSTALL) -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/dre/README.md
 	$(INSTALL) -m 0644 config/dre.catalog $(LIB)/systemd/catalog/dre.catalog
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre

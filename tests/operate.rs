@@ -167,3 +167,46 @@ fn a_reload_is_no_failover_and_a_bad_file_changes_nothing() -> Result<()> {
     standby.run(&["systemctl", "start", "dre"])?;
     Ok(())
 }
+
+#[test]
+fn units_levels_and_preflight() -> Result<()> {
+    let pair = Pair::start(&configuration(100, 5, ""))?;
+    let node = pair.active()?;
+    // Nothing to say about our units.
+    let units = node.sh("systemd-analyze verify /usr/lib/systemd/system/dre*.service /usr/lib/systemd/system/dre*.target /usr/lib/systemd/system/dre*.socket 2>&1 || true")?;
+    ensure!(units.trim().is_empty(), "systemd-analyze verify: {units}");
+    for unit in ["dre.service", "dre-vip.service", "dre-lease.service"] {
+        println!(
+            "FIGURE exposure {}",
+            node.sh(&format!("systemd-analyze security {unit} --no-pager | tail -1"))?.trim()
+        );
+    }
+    ensure!(node.run(&["systemctl", "service-log-level", "dre"])?.trim() == "info");
+    node.run(&["systemctl", "service-log-level", "dre", "debug"])?;
+    ensure!(node.run(&["systemctl", "service-log-level", "dre"])?.trim() == "debug");
+    node.wait_for("journalctl -u dre -p debug | grep -q 'Order(Hold'", Duration::from_secs(5))?;
+    node.run(&["systemctl", "service-log-level", "dre", "info"])?;
+    // journalctl -x explains.
+    let explained = node.run(&["journalctl", "-x", "-u", "dre", "--no-pager"])?;
+    ensure!(
+        explained.contains("The README explains each rule by that name"),
+        "no catalogue text: {explained}"
+    );
+    // Varlink, as any systemd tool speaks it.
+    let called = node.run(&["varlinkctl", "call", "/run/dre/control", "io.dre.Control.Status", "{}"])?;
+    ensure!(called.contains("\"role\":\"active\""), "{called}");
+    ensure!(
+        node.run(&["varlinkctl", "introspect", "/run/dre/control", "io.dre.Control"])?
+            .contains("method Switchover")
+    );
+    // A caller without rights is refused in words.
+    let refused = node.run_for(
+        &["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "drectl", "switchover"],
+        Duration::from_secs(5),
+    )?;
+    ensure!(!refused.ok(), "nobody may switch over: {refused:?}");
+    println!("{}", node.run_for(&["drectl", "check"], Duration::from_secs(20))?.stdout);
+    println!("{}{}", refused.stdout, refused.stderr);
+    ensure!(node.run(&["drectl", "config", "check"]).is_ok());
+    pair.audit()
+}

@@ -20,6 +20,7 @@ use dre::notice::{Notice, Priority};
 use dre::shell::clock::{self, Alarm};
 use dre::shell::control::{self, Request};
 use dre::shell::journal::Journal;
+use dre::shell::log_control;
 use dre::shell::manager::{Fact, Manager};
 use dre::shell::notify::{self, Notify};
 use dre::shell::ping::{Pinger, Pong};
@@ -163,6 +164,9 @@ impl Elect {
     /// Carries out what the machine said, in its order.
     fn act(&mut self) {
         for action in std::mem::take(&mut self.actions) {
+            if self.journal.is_debug() && !matches!(action, Action::Send { .. }) {
+                self.journal.log(Notice::Detail { text: format!("{action:?}") });
+            }
             match action {
                 Action::Send { link, bytes } => self.links.send(link, &bytes[..], clock::now()),
                 Action::Ping => self.pinger.send(self.settings.heartbeat.dead_after() / 2),
@@ -356,6 +360,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     getrandom::fill(&mut session).map_err(|error| io::Error::other(error.to_string()))?;
     let session = u64::from_ne_bytes(session) | 1;
 
+    log_control::start(journal.clone(), "dre-elect", "org.dre.Elect")?;
     let units = watched(&settings);
     let words = vec![String::new(); units.len()];
     let (manager, mut facts) = Manager::start(&settings.group, units)?;
@@ -371,7 +376,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let (changed, watcher) = watch::channel(0);
     let (requests, mut inbox) = mpsc::channel::<Request>(64);
     let readable = Arc::clone(&published);
-    control::serve(control_fd, move || aged(&readable), watcher, requests)?;
+    control::serve(control_fd, move || aged(&readable), watcher, requests, journal.clone())?;
 
     let mut elect = Elect {
         settings,

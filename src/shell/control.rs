@@ -35,7 +35,9 @@ use zlink::connection::socket::{self, FetchPeerCredentials, ReadResult, Socket, 
 use zlink::introspect::{self, Type};
 use zlink::{Connection, Reply};
 
-pub use crate::logic::node::Command;
+pub use super::journal::Journal;
+use crate::logic::node::Command;
+use crate::notice::Notice;
 use crate::snapshot::{Alarm, Arbitrator, Lease, Link, Peer, Rejected, Service, Status, Takeover, Vips};
 
 /// Connections held open at once; one more closes the one that was silent for longest. Source: two operators, a web
@@ -70,6 +72,7 @@ pub fn serve(
     status: impl Fn() -> Status + Send + 'static,
     changed: watch::Receiver<u64>,
     requests: mpsc::Sender<Request>,
+    journal: Journal,
 ) -> io::Result<JoinHandle<()>> {
     let listener = std::os::unix::net::UnixListener::from(listener);
     listener.set_nonblocking(true)?;
@@ -83,10 +86,11 @@ pub fn serve(
                 let listener = match UnixListener::from_std(listener) {
                     Ok(listener) => listener,
                     Err(error) => {
-                        tracing::error!(
+                        let text = format!(
                             "the control socket cannot be polled ({error}); drectl will not work until dre.service is \
                              restarted"
                         );
+                        journal.log(Notice::Trouble { text });
                         return;
                     }
                 };
@@ -95,6 +99,7 @@ pub fn serve(
                     changed,
                     requests,
                     rights: Rights::of_this_process(),
+                    journal,
                 });
                 accept(listener, shared).await;
             });
@@ -107,6 +112,7 @@ struct Shared {
     changed: watch::Receiver<u64>,
     requests: mpsc::Sender<Request>,
     rights: Rights,
+    journal: Journal,
 }
 
 /// A connection that is served.
@@ -134,17 +140,20 @@ async fn accept(listener: UnixListener, shared: Rc<Shared>) {
                 let wire = Wire { stream, touched: touched.clone() };
                 let control = Control { shared: shared.clone() };
                 let server = zlink::Server::new(zlink::ReadyListener::new(wire), control);
+                let journal = shared.journal.clone();
                 let task = spawn_local(async move {
                     // An error here is the end of this connection, and of nothing else.
                     if let Err(error) = server.run().await {
-                        tracing::debug!("a connection on the control socket ended: {error}");
+                        let text = format!("a connection on the control socket ended: {error}");
+                        journal.log(Notice::Detail { text });
                     }
                 });
                 open.push(Open { task, touched });
             }
             // Out of descriptors, most likely: give some back, and do not spin.
             Err(error) => {
-                tracing::warn!("the control socket accepts nothing right now: {error}");
+                let text = format!("the control socket accepts nothing right now: {error}");
+                shared.journal.log(Notice::Trouble { text });
                 evict(&mut open);
                 sleep(WATCH_GAP).await;
             }

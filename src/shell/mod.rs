@@ -7,6 +7,7 @@ pub mod control;
 pub mod frames;
 pub mod gate;
 pub mod journal;
+pub mod log_control;
 pub mod manager;
 pub mod netlink;
 pub mod notify;
