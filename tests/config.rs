@@ -103,6 +103,7 @@ fn each_mistake_says_where_what_why_and_what_to_write() {
     refused("label = \"eth2:0\"", "style = \"fancy\"", 17, &["fancy"]);
     refused("diameter.service", "diameter", 20, &["\"diameter\"", "full name"]);
     refused("diameter.service", "dre-vip.service", 20, &["dre's own"]);
+    refused("diameter.service", "dre-web.service", 20, &["dre-web.service", "sandbox"]);
     refused("diameter.service", "memcached.service", 21, &["services.both", "services.active"]);
     refused("preferred = \"hadev1\"", "preferred = \"hadev3\"", 23, &["hadev3", "hadev2"]);
     refused("preferred = \"hadev1\"", "failback = true", 23, &["failback"]);

@@ -422,42 +422,52 @@ pub fn settings(
 
     // ---- services ------------------------------------------------------------------------------------
     let mut listed: BTreeMap<String, &str> = BTreeMap::new();
-    let mut services =
-        |list: &Option<Vec<At<String>>>, name: &'static str, bad: &mut Findings| -> Vec<String> {
-            let mut out = vec![];
-            for unit in list.iter().flatten() {
-                let ok = unit.value.ends_with(".service")
-                    && unit.value.len() > 8
-                    && unit.value.len() < 256
-                    && unit.value.chars().all(|c| c.is_ascii_alphanumeric() || ":_.-@\\".contains(c));
-                if !ok {
-                    bad.add(
-                        &unit.place,
-                        format!("{:?} is no service's name", unit.value),
-                        "dre manages systemd services",
-                        "write the unit's full name, like \"diameter.service\"",
-                    );
-                }
-                if OWN_UNITS.contains(&unit.value.as_str()) {
-                    bad.add(
-                        &unit.place,
-                        format!("{} is dre's own", unit.value),
-                        "it would wait for itself",
-                        "remove it",
-                    );
-                }
-                if let Some(other) = listed.insert(unit.value.clone(), name) {
-                    bad.add(
-                        &unit.place,
-                        format!("{} stands in services.{name} and in services.{other}", unit.value),
-                        "a service has one place",
-                        "keep one of the two",
-                    );
-                }
-                out.push(unit.value.clone());
+    let mut services = |list: &Option<Vec<At<String>>>,
+                        name: &'static str,
+                        bad: &mut Findings|
+     -> Vec<String> {
+        let mut out = vec![];
+        for unit in list.iter().flatten() {
+            let ok = unit.value.ends_with(".service")
+                && unit.value.len() > 8
+                && unit.value.len() < 256
+                && unit.value.chars().all(|c| c.is_ascii_alphanumeric() || ":_.-@\\".contains(c));
+            if !ok {
+                bad.add(
+                    &unit.place,
+                    format!("{:?} is no service's name", unit.value),
+                    "dre manages systemd services",
+                    "write the unit's full name, like \"diameter.service\"",
+                );
             }
-            out
-        };
+            if OWN_UNITS.contains(&unit.value.as_str()) {
+                bad.add(
+                    &unit.place,
+                    format!("{} is dre's own", unit.value),
+                    "it would wait for itself",
+                    "remove it",
+                );
+            }
+            if unit.value.starts_with("dre-") || unit.value.starts_with("dre@") {
+                bad.add(
+                    &unit.place,
+                    format!("{} begins with \"dre-\"", unit.value),
+                    "units of that name get dre's own sandbox (dre-.service.d), in which a service cannot write",
+                    "give the unit another name, or an alias",
+                );
+            }
+            if let Some(other) = listed.insert(unit.value.clone(), name) {
+                bad.add(
+                    &unit.place,
+                    format!("{} stands in services.{name} and in services.{other}", unit.value),
+                    "a service has one place",
+                    "keep one of the two",
+                );
+            }
+            out.push(unit.value.clone());
+        }
+        out
+    };
     let services = Services {
         active: services(&raw.active, "active", &mut bad),
         standby: services(&raw.standby, "standby", &mut bad),

@@ -17,7 +17,7 @@ use super::judge::Gap;
 use super::{Lab, sys};
 
 /// The unit's name; put it into `services.active`.
-pub const UNIT: &str = "dre-web.service";
+pub const UNIT: &str = "vip-web.service";
 
 const EVERY: Duration = Duration::from_millis(20);
 const GIVE_UP: Duration = Duration::from_secs(1);

@@ -119,14 +119,23 @@ fn seconds(text: &str) -> Result<f64, String> {
     }
 }
 
+#[derive(Debug, Args)]
+pub struct LeaseArgs {
+    /// Asked by dre-lease.service
+    #[arg(long, hide = true)]
+    pub unit: bool,
+    #[command(flatten)]
+    pub wait: Wait,
+}
+
 #[derive(Debug, Subcommand)]
 pub enum Lease {
     /// Ask for the lease; done when this node is active
     #[command(after_help = "Examples:\n  drectl lease take\n  drectl lease take --timeout 60")]
-    Take(Wait),
+    Take(LeaseArgs),
     /// Give the lease back and stay out of it; done when this node is standby
     #[command(after_help = "This node is then held back until somebody says \"drectl lease take\" here.")]
-    Release(Wait),
+    Release(LeaseArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -56,8 +56,8 @@ fn run(cli: &Cli) -> Done {
             print(&if args.json { json_line(&status) } else { page::page(&status, now()) })
         }
         Command::Switchover(args) => role::switchover(socket, args),
-        Command::Lease(Lease::Take(wait)) => role::take(socket, wait),
-        Command::Lease(Lease::Release(wait)) => role::release(socket, wait),
+        Command::Lease(Lease::Take(lease)) => role::take(socket, lease),
+        Command::Lease(Lease::Release(lease)) => role::release(socket, lease),
         Command::Config(Config::Check(args)) => settings::check(args),
         Command::Config(Config::Show(args)) => settings::show(args),
         Command::Key(Key::New { out, force }) => print(&(key::new(out, *force)? + "\n")),

@@ -64,6 +64,7 @@ pub struct Interface {
 }
 
 /// Who configures an interface beside dre.
+#[allow(clippy::enum_variant_names)] // that is what it is called
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum Manager {
     #[default]

@@ -6,17 +6,29 @@ use std::time::{Duration, Instant};
 use dre::snapshot::Status;
 use serde_json::json;
 
-use crate::args::{SwitchoverArgs, Wait};
+use crate::args::{LeaseArgs, SwitchoverArgs, Wait};
 use crate::client::Client;
 use crate::exit::{Done, Fail};
 use crate::when;
 
+/// How long the unit's stop waits to see the role go, seconds.
+const UNIT_WAITS: f64 = 1.0;
+
 /// How long the measured gap may follow the role.
 const GAP_FOLLOWS_WITHIN: Duration = Duration::from_secs(2);
 
-pub fn take(socket: &Path, wait: &Wait) -> Done {
+/// Which start of dre-lease.service asks: systemd says. A person asks without.
+fn invocation(lease: &LeaseArgs) -> serde_json::Value {
+    match std::env::var("INVOCATION_ID") {
+        Ok(id) if lease.unit => json!({ "unit": id }),
+        _ => json!({}),
+    }
+}
+
+pub fn take(socket: &Path, lease: &LeaseArgs) -> Done {
+    let wait = &lease.wait;
     let mut client = Client::connect(socket)?;
-    client.call("LeaseTake", json!({}))?;
+    client.call("LeaseTake", invocation(lease))?;
     let last = wait_for(socket, until(wait), &mut |s| (s.role == "active" && s.lease.held).then_some(()))?;
     match last {
         Ok(()) => Ok(()),
@@ -24,9 +36,16 @@ pub fn take(socket: &Path, wait: &Wait) -> Done {
     }
 }
 
-pub fn release(socket: &Path, wait: &Wait) -> Done {
+pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
+    let wait = &lease.wait;
     let mut client = Client::connect(socket)?;
-    client.call("LeaseRelease", json!({}))?;
+    client.call("LeaseRelease", invocation(lease))?;
+    if lease.unit {
+        // The unit of an earlier term releases nothing, so there may be nothing to wait for; and the gate is shut at once.
+        let soon = Wait { timeout: UNIT_WAITS };
+        let _ = wait_for(socket, until(&soon), &mut |s| (s.role != "active").then_some(()))?;
+        return Ok(());
+    }
     let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;
     match last {
         Ok(()) => Ok(()),

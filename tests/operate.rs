@@ -1,0 +1,163 @@
+//! The operator's side: systemctl, reload, wrong configurations, managed services. Root; see tests/lab.
+
+mod lab;
+mod product;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::node::Node;
+use lab::web::{self, Visitor};
+use product::{Pair, VIP, configuration, ms, outage_ms};
+
+fn alive(node: &Node) -> Result<()> {
+    for unit in ["multi-user.target", "ssh.service", "dre.service", "dre-vip.service"] {
+        let state = node.sh(&format!("systemctl is-active {unit} || true"))?;
+        ensure!(state.trim() == "active", "{}: {unit} is {}", node.name, state.trim());
+    }
+    Ok(())
+}
+
+fn switched(pair: &Pair, what: &str, from: &str, by: impl FnOnce() -> Result<()>) -> Result<()> {
+    let seen = pair.judged(ms(300), by)?;
+    println!("{what}: {}", seen.summary());
+    pair.settled(Duration::from_secs(20))?;
+    ensure!(pair.active()?.name != from, "{what}: the role did not move");
+    ensure!(outage_ms(&seen) < 1000.0, "{what}: outage {:.1} ms", outage_ms(&seen));
+    println!("FIGURE {what}: outage {:.1} ms", outage_ms(&seen));
+    for node in pair.lab.nodes() {
+        alive(node)?;
+        let role = if pair.active()?.name == node.name { "active" } else { "standby" };
+        node.wait_unit(&format!("dre-{role}.target"), "active", Duration::from_secs(10))?;
+    }
+    pair.audit()
+}
+
+#[test]
+fn systemctl_is_a_safe_switchover() -> Result<()> {
+    let pair = Pair::start(&configuration(10, 3, ""))?;
+    for verb in ["isolate", "start"] {
+        let (active, standby) = (pair.active()?, pair.standby()?);
+        switched(&pair, &format!("systemctl {verb} dre-active.target on the standby"), active.name, || {
+            standby.run(&["systemctl", verb, "dre-active.target"]).map(drop)
+        })?;
+    }
+    for (verb, target) in [("stop", "dre-active.target"), ("start", "dre-standby.target")] {
+        let active = pair.active()?;
+        switched(&pair, &format!("systemctl {verb} {target} on the active"), active.name, || {
+            active.run(&["systemctl", verb, target]).map(drop)
+        })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn drectl_switches_over_and_prints_the_gap() -> Result<()> {
+    let pair = Pair::start(&configuration(10, 3, ""))?;
+    for _ in 0..3 {
+        let active = pair.active()?;
+        let mut said = String::new();
+        switched(&pair, "drectl switchover", active.name, || {
+            said = active.run(&["drectl", "switchover"])?;
+            Ok(())
+        })?;
+        ensure!(said.contains("ms"), "no gap in: {said}");
+        println!("{said}");
+    }
+    let page = pair.active()?.run(&["drectl"])?;
+    println!("{page}");
+    ensure!(page.contains("ACTIVE") || page.contains("active"), "{page}");
+    Ok(())
+}
+
+#[test]
+fn a_service_follows_the_role_and_its_client_reaches_it() -> Result<()> {
+    let toml = configuration(10, 3, "active = [\"vip-web.service\"]\nboth = [\"memcached.service\"]");
+    let pair = Pair::start_with(&toml, |root| web::install(root, VIP))?;
+    let both = |what: &str| -> Result<()> {
+        for node in pair.lab.nodes() {
+            node.wait_unit("memcached.service", "active", Duration::from_secs(10))
+                .map_err(|error| error.context(format!("{what}: memcached")))?;
+        }
+        Ok(())
+    };
+    both("after boot")?;
+    pair.active()?.wait_unit(web::UNIT, "active", Duration::from_secs(10))?;
+    let served =
+        |what: &str, fault: &dyn Fn(&Node) -> Result<()>, mend: &dyn Fn(&Node) -> Result<()>| -> Result<()> {
+            let active = pair.active()?;
+            let visitor = Visitor::start(&pair.lab, VIP)?;
+            std::thread::sleep(ms(200));
+            let seen = pair.judged(ms(1500), || fault(active))?;
+            let visit = visitor.stop()?;
+            println!("FIGURE {what}: ping {:.1} ms, web page {:?}", outage_ms(&seen), visit.longest_gap());
+            ensure!(visit.who().len() == 2, "{what}: pages came from {:?}", visit.who());
+            mend(active)?;
+            pair.settled(Duration::from_secs(20))?;
+            pair.active()?.wait_unit(web::UNIT, "active", Duration::from_secs(10))?;
+            pair.standby()?.wait_unit(web::UNIT, "inactive", Duration::from_secs(10))?;
+            both(what)
+        };
+    served(
+        "a web service through systemctl stop dre",
+        &|a| a.run(&["systemctl", "stop", "dre"]).map(drop),
+        &|a| a.run(&["systemctl", "start", "dre"]).map(drop),
+    )?;
+    served("a web service through a power loss", &|a| a.power_loss().map(drop), &Node::boot)?;
+
+    // memcached dies and is back; it is nobody's reason to move.
+    let before = pair.active()?.name;
+    pair.active()?.signal("memcached", libc::SIGKILL)?;
+    both("after a kill")?;
+    ensure!(pair.active()?.name == before, "memcached moved the role");
+
+    // The managed service fails for good: the other node takes over.
+    let active = pair.active()?;
+    active.sh("mv /usr/sbin/nginx /usr/sbin/nginx.gone; systemctl kill -s KILL vip-web.service")?;
+    pair.lab.other(active).wait_unit(web::UNIT, "active", Duration::from_secs(20))?;
+    ensure!(pair.active()?.name != before, "a failed service did not move the role");
+    Ok(())
+}
+
+#[test]
+fn a_reload_is_no_failover_and_a_bad_file_changes_nothing() -> Result<()> {
+    let good = configuration(10, 3, "");
+    let pair = Pair::start(&good)?;
+    let before = pair.active()?.name;
+    let seen = pair.judged(ms(500), || {
+        for node in pair.lab.nodes() {
+            node.write(
+                "/etc/dre/dre.toml",
+                good.replace("172.16.9.61/24", "172.16.9.61/24\"\n# unchanged\nlabel = \"eth1:0"),
+            )?;
+            node.run(&["systemctl", "reload", "dre"])?;
+        }
+        for node in pair.lab.nodes() {
+            node.write("/etc/dre/dre.toml", good.replace("interval_ms = 10", "interval_ms = 1"))?;
+            node.run(&["systemctl", "reload", "dre"])?;
+        }
+        Ok(())
+    })?;
+    println!("{}", seen.summary());
+    ensure!(pair.active()?.name == before, "a reload moved the role");
+    ensure!(outage_ms(&seen) < 200.0, "a reload was felt for {:.1} ms", outage_ms(&seen));
+    for node in pair.lab.nodes() {
+        let journal = node.journal(&["-u", "dre"])?;
+        ensure!(
+            journal.contains("interval_ms = 1") && journal.contains("dre.toml:"),
+            "no word of the bad file: {journal}"
+        );
+        alive(node)?;
+    }
+    // The bad file does not start, and says why; systemd does not try again.
+    let standby = pair.standby()?;
+    let out = standby.run_for(&["systemctl", "restart", "dre"], Duration::from_secs(20))?;
+    ensure!(!out.ok(), "a bad configuration started");
+    let words =
+        standby.sh("systemctl show -P ExecMainStatus dre; systemctl status dre --no-pager -l || true")?;
+    ensure!(words.starts_with("78\n") && words.contains("interval_ms = 1"), "{words}");
+    standby.write("/etc/dre/dre.toml", &good)?;
+    standby.run(&["systemctl", "reset-failed"])?;
+    standby.run(&["systemctl", "start", "dre"])?;
+    Ok(())
+}
