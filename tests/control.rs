@@ -14,6 +14,9 @@ use dre::snapshot::{Lease, Peer, Status, Takeover};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
 
+/// Tests that open or count many descriptors take turns: the table is the process's.
+static DESCRIPTORS: Mutex<()> = Mutex::new(());
+
 /// What the stand-in for the election does with a command: changes the status, or refuses.
 type Election = fn(&Command, &mut Status) -> Result<(), String>;
 
@@ -142,8 +145,8 @@ fn standby() -> Status {
 /// Does at once what is asked.
 fn obliging(command: &Command, status: &mut Status) -> Result<(), String> {
     match command {
-        Command::LeaseRelease => status.role = "standby".into(),
-        Command::LeaseTake | Command::Switchover { .. } => {
+        Command::LeaseRelease { .. } => status.role = "standby".into(),
+        Command::LeaseTake { .. } | Command::Switchover { .. } => {
             status.role = "active".into();
             status.lease = Lease { held: true, left_ms: 400, by: "peer".into() };
             status.peer.role = "standby".into();
@@ -159,7 +162,9 @@ fn refusing(_: &Command, _: &mut Status) -> Result<(), String> {
     Err("switchover refused: hadev1 is unfit (eth1 has no carrier); mend that first".into())
 }
 
-fn accepting_and_doing_nothing(_: &Command, _: &mut Status) -> Result<(), String> {
+/// Leaves a mark, so that a test knows that it was asked.
+fn accepting_and_doing_nothing(_: &Command, status: &mut Status) -> Result<(), String> {
+    status.maintenance = true;
     Ok(())
 }
 
@@ -185,6 +190,30 @@ fn status_is_what_holds_at_the_moment_of_the_call() {
 }
 
 #[test]
+fn varlinkctl_is_told_what_there_is() {
+    let house = House::new("introspect", obliging);
+    let call = json!({
+        "method": "org.varlink.service.GetInterfaceDescription", "parameters": { "interface": "io.dre.Control" },
+    });
+    let reply = ask(&mut house.connect(), &call);
+    let idl = reply["parameters"]["description"].as_str().expect("a text").to_owned();
+    for part in [
+        "interface io.dre.Control",
+        "method Status() -> (",
+        "# [Supports 'more' flag]\nmethod Watch() -> (",
+        "method Switchover(",
+        "method LeaseTake(",
+        "method LeaseRelease(",
+        "error Refused (reason: string)",
+        "error NotPermitted (reason: string)",
+        "last_takeover: ?Takeover",
+        "#  The vote beside its own",
+    ] {
+        assert!(idl.contains(part), "{part} is missing in\n{idl}");
+    }
+}
+
+#[test]
 fn a_watch_says_what_changed_and_coalesces() {
     let house = House::new("watch", obliging);
     let mut stream = house.connect();
@@ -207,7 +236,7 @@ fn a_watch_says_what_changed_and_coalesces() {
     let begun = Instant::now();
     reply(&mut stream);
     reply(&mut stream);
-    assert!(begun.elapsed() < Duration::from_millis(2_500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -233,11 +262,16 @@ fn lease_take_sees_the_grant_when_it_comes() {
     let house = House::new("later", accepting_and_doing_nothing);
     let child = drectl(&house.socket(), &["lease", "take"]).stderr(std::process::Stdio::piped()).spawn();
     let child = child.expect("drectl runs");
-    thread::sleep(Duration::from_millis(150));
+    // Its call has come, and so has the watch that follows it, at the latest with the change.
     let begun = Instant::now();
-    house.change(|status| drop(obliging(&Command::LeaseTake, status)));
+    while !house.status.lock().expect("whole").maintenance {
+        assert!(begun.elapsed() < Duration::from_secs(10), "drectl never asked");
+        thread::yield_now();
+    }
+    let begun = Instant::now();
+    house.change(|status| drop(obliging(&Command::LeaseTake { unit: None }, status)));
     ended(&child.wait_with_output().expect("it ends"), 0);
-    assert!(begun.elapsed() < Duration::from_millis(500), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -264,7 +298,7 @@ fn a_lease_that_is_never_granted_is_given_up_in_time() {
         text(&output.stderr).contains("not granted within 0.3 s: hadev2 is standby, hadev1 is active"),
         "{output:?}"
     );
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
 }
 
 #[test]
@@ -402,7 +436,7 @@ fn undisturbed(house: &House) {
     for _ in 0..20 {
         let (reply, took) = house.call("io.dre.Control.Status");
         assert_eq!(reply["parameters"]["status"]["node"], "hadev2");
-        assert!(took < Duration::from_millis(200), "{took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
     }
 }
 
@@ -417,6 +451,7 @@ fn closed(stream: &mut UnixStream) {
 
 #[test]
 fn a_thousand_idle_connections_disturb_nobody() {
+    let _turn = DESCRIPTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let house = House::new("idle", obliging);
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
     let before = descriptors();
@@ -429,6 +464,7 @@ fn a_thousand_idle_connections_disturb_nobody() {
 
 #[test]
 fn a_watch_survives_a_thousand_idle_connections() {
+    let _turn = DESCRIPTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let house = House::new("survives", obliging);
     let mut watching = house.connect();
     ask(&mut watching, &json!({ "method": "io.dre.Control.Watch", "more": true }));
@@ -513,9 +549,12 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
     house.change(|status| status.unfit_because = vec!["x".repeat(60_000)]);
     let mut stuck = house.connect();
     stuck.write_all(b"{\"method\":\"io.dre.Control.Watch\",\"more\":true}\0").expect("written");
-    for term in 0..20 {
+    // A reader that reads sets the pace: what it has seen was also said to the one that does not.
+    let mut reading = house.connect();
+    ask(&mut reading, &json!({ "method": "io.dre.Control.Watch", "more": true }));
+    for term in 100..120 {
         house.change(|status| status.term = term);
-        thread::sleep(Duration::from_millis(60));
+        while reply(&mut reading)["parameters"]["status"]["term"] != term {}
     }
     undisturbed(&house);
     ended(&house.drectl(&["lease", "take"]), 0);
@@ -525,6 +564,7 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
 fn passed_descriptors_are_not_kept() {
     use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
     use std::os::fd::AsRawFd;
+    let _turn = DESCRIPTORS.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     let house = House::new("descriptors", obliging);
     let descriptors = || std::fs::read_dir("/proc/self/fd").expect("proc").count();
     let mut stream = house.connect();
@@ -536,7 +576,8 @@ fn passed_descriptors_are_not_kept() {
         let rights = [ControlMessage::ScmRights(&passed)];
         sendmsg::<()>(stream.as_raw_fd(), &data, &rights, MsgFlags::empty(), None).expect("sent");
     }
-    thread::sleep(Duration::from_millis(100));
+    // The answer to what follows them: by then they were read.
+    ask(&mut stream, &json!({ "method": "io.dre.Control.Status" }));
     let after = descriptors();
     assert!(after <= before + 64, "{} descriptors were taken in", after.saturating_sub(before));
     undisturbed(&house);
