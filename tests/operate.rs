@@ -139,7 +139,13 @@ fn a_reload_is_no_failover_and_a_bad_file_changes_nothing() -> Result<()> {
         Ok(())
     })?;
     println!("{}", seen.summary());
-    ensure!(pair.active()?.name == before, "a reload moved the role");
+    let journals: Vec<String> = pair
+        .lab
+        .nodes()
+        .into_iter()
+        .map(|n| n.journal(&["-n40", "-o", "short-precise"]).unwrap_or_default())
+        .collect();
+    ensure!(pair.active()?.name == before, "a reload moved the role: {}", journals.join("\n---\n"));
     ensure!(outage_ms(&seen) < 200.0, "a reload was felt for {:.1} ms", outage_ms(&seen));
     for node in pair.lab.nodes() {
         let journal = node.journal(&["-u", "dre"])?;

@@ -49,13 +49,7 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    let loaded = config::load().and_then(|settings| {
-        let (warnings, verdict) = settings.check_host(&config::host_facts());
-        verdict?;
-        let codec = codec(&settings)?;
-        Ok((settings, codec, warnings))
-    });
-    let (settings, codec, warnings) = match loaded {
+    let (settings, codec, warnings) = match load() {
         Ok(loaded) => loaded,
         Err(error) => {
             // Straight to stderr: the process ends, and the journal's thread with it.
@@ -80,6 +74,17 @@ fn main() -> ExitCode {
             ExitCode::from(70)
         }
     }
+}
+
+/// Settings that hold on this machine, what signs for them, and what may surprise.
+type Loaded = Result<(Settings, Option<Codec>, Vec<String>), config::Error>;
+
+fn load() -> Loaded {
+    let settings = config::load()?;
+    let (warnings, verdict) = settings.check_host(&config::host_facts());
+    verdict?;
+    let codec = codec(&settings)?;
+    Ok((settings, codec, warnings))
 }
 
 /// The key is read where there is a peer to speak with; a pair without one does not start.
@@ -282,13 +287,7 @@ impl Elect {
     }
 
     /// A bad file leaves the old one in force; a good one is no change of role.
-    fn reload(&mut self, pongs: &mut mpsc::Receiver<Pong>) {
-        self.notify.reloading();
-        let loaded = config::load().and_then(|settings| {
-            settings.check_host(&config::host_facts()).1?;
-            let codec = codec(&settings)?;
-            Ok((settings, codec))
-        });
+    fn reload(&mut self, loaded: Loaded, pongs: &mut mpsc::Receiver<Pong>) {
         match loaded {
             Err(error) => self.journal.log(Notice::ConfigRejected {
                 text: format!(
@@ -296,7 +295,7 @@ impl Elect {
                     error.lines()
                 ),
             }),
-            Ok((settings, codec)) => {
+            Ok((settings, codec, _)) => {
                 let now = clock::now();
                 if settings.links != self.settings.links
                     || settings.heartbeat.port != self.settings.heartbeat.port
@@ -401,6 +400,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     elect.notify.ready();
     elect.publish(clock::now());
 
+    let (read, mut reread) = mpsc::channel::<Loaded>(1);
     let watchdog = notify::watchdog_period();
     let (mut next_ping, mut next_retry) = (Moment::ZERO, Moment::ZERO);
     while !elect.done {
@@ -441,7 +441,13 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
             },
             Some(fact) = facts.recv() => elect.fact(fact),
             Some(request) = inbox.recv() => elect.request(request),
-            _ = hangup.recv() => elect.reload(&mut pongs),
+            _ = hangup.recv() => {
+                elect.notify.reloading();
+                let read = read.clone();
+                // Files may hang: read and checked on a thread of its own, taken over by the loop.
+                std::thread::Builder::new().name("reload".into()).spawn(move || drop(read.blocking_send(load())))?;
+            }
+            Some(loaded) = reread.recv() => elect.reload(loaded, &mut pongs),
             _ = terminate.recv() => elect.stop(),
             _ = interrupt.recv() => elect.stop(),
         }

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use dre::config::{self, Settings};
+use dre::config::{self, Settings, Vip};
 use dre::logic::holder::{Act, Holder};
 use dre::logic::time::Moment;
 use dre::notice::{Notice, Priority};
@@ -97,7 +97,9 @@ struct Service {
     /// Names of the service interfaces; the index is the holder's number.
     names: Vec<String>,
     interfaces: BTreeMap<String, Interface>,
-    wires: BTreeMap<u32, Wire>,
+    wires: BTreeMap<String, Wire>,
+    /// Addresses we took away ourselves and whose going the kernel has still to report.
+    removing: BTreeMap<IpAddr, u32>,
     by_address: BTreeMap<IpAddr, u32>,
     stream: Option<Stream>,
     refreshed: Moment,
@@ -130,6 +132,7 @@ impl Service {
             names,
             interfaces: BTreeMap::new(),
             wires: BTreeMap::new(),
+            removing: BTreeMap::new(),
             by_address: BTreeMap::new(),
             stream: None,
             refreshed: Moment::ZERO,
@@ -207,13 +210,13 @@ impl Service {
         let known = self.interfaces.get(&interface.name).cloned();
         let known = known.as_ref();
         let same = known.is_some_and(|k| k.index == interface.index && k.mac == interface.mac);
-        if !same || !self.wires.contains_key(&on) {
+        if !same || !self.wires.contains_key(&interface.name) {
             if known.is_some_and(|k| k.index != interface.index) {
                 self.holder.interface_gone(on, &interface.name, &mut self.acts);
             }
             self.attach(interface.index);
             match Wire::open(interface.index, interface.mac) {
-                Ok(wire) => drop(self.wires.insert(on, wire)),
+                Ok(wire) => drop(self.wires.insert(interface.name.clone(), wire)),
                 Err(error) => self.trouble(format!("cannot listen on {}: {error}", interface.name)),
             }
         }
@@ -227,7 +230,7 @@ impl Service {
     fn interface_is_gone(&mut self, name: &str) {
         let Some(on) = self.number(name) else { return };
         self.interfaces.remove(name);
-        self.wires.remove(&on);
+        self.wires.remove(name);
         self.holder.interface_gone(on, name, &mut self.acts);
     }
 
@@ -267,7 +270,7 @@ impl Service {
 
     fn remove_orphan(&mut self, address: &netlink::Address) {
         let text = match self.kernel.remove_address(address.address, address.prefix, address.index) {
-            Ok(()) => format!("{} was left by an earlier run and is taken away", address.address),
+            Ok(_) => format!("{} was left by an earlier run and is taken away", address.address),
             Err(error) => {
                 format!("{} was left by an earlier run and cannot be taken away: {error}", address.address)
             }
@@ -312,6 +315,13 @@ impl Service {
             }
             Heard::Address(address) => self.address_is(now, &address),
             Heard::AddressGone(address) => {
+                if let Some(expected) = self.removing.get_mut(&address.address) {
+                    *expected -= 1;
+                    if *expected == 0 {
+                        self.removing.remove(&address.address);
+                    }
+                    return;
+                }
                 if let Some(vip) = self.by_address.get(&address.address).copied() {
                     if self.holder.holds(now) {
                         let text =
@@ -333,7 +343,10 @@ impl Service {
                 self.journal.log(Notice::GateMended { interface: interface.name });
             }
             Heard::RouteGone => self.host_routes(),
-            Heard::Overrun => self.resync(now),
+            Heard::Overrun => {
+                self.removing.clear();
+                self.resync(now);
+            }
         }
     }
 
@@ -369,18 +382,12 @@ impl Service {
                 }
             }
             Act::Remove(n) => {
-                let vip = &self.settings.vips[n as usize];
-                let Some(interface) = self.interfaces.get(&vip.interface) else { return };
-                let (ip, index) = (vip.address.addr(), interface.index);
-                let mut prefixes = vec![netlink::vip_prefix(vip)];
-                if vip.address.prefix_len() != prefixes[0] {
+                let vip = self.settings.vips[n as usize].clone();
+                let own = netlink::vip_prefix(&vip);
+                self.remove(&vip, own);
+                if vip.address.prefix_len() != own {
                     // Somebody may have set it with the network's prefix.
-                    prefixes.push(vip.address.prefix_len());
-                }
-                for prefix in prefixes {
-                    if let Err(error) = self.kernel.remove_address(ip, prefix, index) {
-                        self.journal.log(Notice::Trouble { text: format!("cannot take {ip} away: {error}") });
-                    }
+                    self.remove(&vip, vip.address.prefix_len());
                 }
             }
             Act::Announce(vips) => {
@@ -407,7 +414,7 @@ impl Service {
     /// True unless there was a frame to send and it could not go out.
     fn on_wire(&self, vip: u32, send: fn(&Wire, IpAddr) -> bool) -> bool {
         let Some(vip) = self.settings.vips.get(vip as usize) else { return true };
-        let wire = self.number(&vip.interface).and_then(|on| self.wires.get(&on));
+        let wire = self.wires.get(&vip.interface);
         wire.is_none_or(|wire| send(wire, vip.address.addr()))
     }
 
@@ -424,36 +431,67 @@ impl Service {
         }
     }
 
+    /// What stays is not touched, not even its sockets: closing a packet socket waits for the kernel (RCU), for longer
+    /// than a short lease lasts.
     fn reload(&mut self, now: Moment, settings: Settings) {
-        let old: BTreeMap<IpAddr, u32> = self.by_address.clone();
         let (names, on) = numbered(&settings);
-        let from: Vec<Option<u32>> =
-            settings.vips.iter().map(|vip| old.get(&vip.address.addr()).copied()).collect();
-        // What left the configuration leaves this node, address first, guard after.
-        let stays: BTreeSet<IpAddr> = settings.vips.iter().map(|vip| vip.address.addr()).collect();
-        for vip in self.settings.vips.iter().filter(|vip| !stays.contains(&vip.address.addr())) {
-            if let Some(interface) = self.interfaces.get(&vip.interface) {
-                let _ =
-                    self.kernel.remove_address(vip.address.addr(), netlink::vip_prefix(vip), interface.index);
-            }
-            if let Some(gate) = &self.gate {
+        let from: Vec<Option<u32>> = settings
+            .vips
+            .iter()
+            .map(|vip| {
+                self.settings.vips.iter().position(|old| old == vip).and_then(|n| u32::try_from(n).ok())
+            })
+            .collect();
+        // What left the configuration, or stands in it differently, leaves this node: address first, guard after.
+        for vip in self.settings.vips.clone().iter().filter(|vip| !settings.vips.contains(vip)) {
+            self.remove(vip, netlink::vip_prefix(vip));
+            let stays = settings.vips.iter().any(|new| new.address.addr() == vip.address.addr());
+            if let Some(gate) = self.gate.as_ref().filter(|_| !stays) {
                 let _ = gate.release(vip.address.addr());
             }
         }
         for name in self.names.iter().filter(|name| !names.contains(name)) {
+            self.wires.remove(name);
             if let Some(interface) = self.interfaces.get(name) {
                 let _ = self.kernel.detach(interface.index);
             }
         }
+        let fresh: Vec<String> = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
         let digest = settings.digest;
         self.settings = settings;
         self.names = names;
-        self.wires.clear();
-        self.interfaces.clear();
         self.index_vips();
         self.holder.reload(now, digest, on, &from, &mut self.acts);
-        self.resync(now);
+        for name in fresh {
+            // Known as an interface, not as one of ours.
+            if let Some(interface) = self.interfaces.remove(&name) {
+                self.interface_is(now, &interface);
+            }
+        }
+        self.tell_interfaces(now);
+        self.host_routes();
         self.act();
+    }
+
+    /// Every service interface as it stands, for a machine that has just begun to listen.
+    fn tell_interfaces(&mut self, now: Moment) {
+        for name in self.names.clone() {
+            let fit = self.interfaces.get(&name).is_some_and(|i| i.carrier);
+            if let Some(on) = self.number(&name) {
+                self.holder.interface(now, on, &name, fit, &mut self.acts);
+            }
+        }
+    }
+
+    /// Takes an address away; the kernel's word of it is expected and nobody else's doing.
+    fn remove(&mut self, vip: &Vip, prefix: u8) {
+        let Some(interface) = self.interfaces.get(&vip.interface) else { return };
+        let ip = vip.address.addr();
+        match self.kernel.remove_address(ip, prefix, interface.index) {
+            Ok(true) => *self.removing.entry(ip).or_default() += 1,
+            Ok(false) => {}
+            Err(error) => self.trouble(format!("cannot take {ip} away: {error}")),
+        }
     }
 
     fn status(&self, now: Moment) -> String {
@@ -493,6 +531,7 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     journal
         .log(Notice::Started { what: "dre-vip", text: format!("armed: {}", service.status(clock::now())) });
     notify.ready();
+    let (read, mut reread) = tokio::sync::mpsc::channel::<Result<Settings, config::Error>>(1);
     let watchdog = notify::watchdog_period();
     let (mut next_ping, mut next_connect, mut next_resync) =
         (Moment::ZERO, Moment::ZERO, clock::now() + RESYNC);
@@ -510,12 +549,7 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                 service.unreachable = None;
                 service.stream = Some(stream);
                 service.holder.stream_opened(now, &mut service.acts);
-                for name in service.names.clone() {
-                    let fit = service.interfaces.get(&name).is_some_and(|i| i.carrier);
-                    if let Some(on) = service.number(&name) {
-                        service.holder.interface(now, on, &name, fit, &mut service.acts);
-                    }
-                }
+                service.tell_interfaces(now);
             }
         }
         if now >= next_resync {
@@ -556,7 +590,15 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                     service.heard(now, heard);
                 }
             }
-            _ = hangup.recv() => reload(&mut service, &notify),
+            _ = hangup.recv() => {
+                notify.reloading();
+                let read = read.clone();
+                // Files may hang: read and checked on a thread of its own, taken over by the loop.
+                std::thread::Builder::new()
+                    .name("reload".into())
+                    .spawn(move || drop(read.blocking_send(config::load())))?;
+            }
+            Some(loaded) = reread.recv() => reload(&mut service, &notify, loaded),
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
@@ -606,7 +648,7 @@ fn take_orders(service: &mut Service) {
     }
 }
 
-async fn frames(wires: &BTreeMap<u32, Wire>) {
+async fn frames(wires: &BTreeMap<String, Wire>) {
     let mut waits: Vec<_> = wires.values().map(|wire| Box::pin(wire.readable())).collect();
     if waits.is_empty() {
         return std::future::pending().await;
@@ -634,9 +676,8 @@ fn take_frames(service: &mut Service) {
     }
 }
 
-fn reload(service: &mut Service, notify: &Notify) {
-    notify.reloading();
-    match config::load() {
+fn reload(service: &mut Service, notify: &Notify, loaded: Result<Settings, config::Error>) {
+    match loaded {
         Ok(settings) => {
             service.reload(clock::now(), settings);
             service.journal.log(Notice::ConfigReloaded { text: "configuration reloaded".into() });

@@ -118,10 +118,10 @@ impl Kernel {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.exchange(&bytes, flags & NLM_F_DUMP == NLM_F_DUMP)
+        self.exchange(&bytes)
     }
 
-    fn exchange(&mut self, bytes: &[u8], dump: bool) -> io::Result<Vec<RouteNetlinkMessage>> {
+    fn exchange(&mut self, bytes: &[u8]) -> io::Result<Vec<RouteNetlinkMessage>> {
         self.socket.send(bytes, 0)?;
         let mut answers = vec![];
         loop {
@@ -154,9 +154,6 @@ impl Kernel {
                     // A message of a newer kernel that the parser does not know: not ours to use.
                     Ok(_) | Err(_) => {}
                 }
-            }
-            if !dump && !answers.is_empty() && rest.is_empty() {
-                continue;
             }
         }
     }
@@ -195,18 +192,19 @@ impl Kernel {
         self.ask(RouteNetlinkMessage::NewAddress(message), flags).map(drop)
     }
 
-    /// Takes a VIP away; what is gone already is no error.
-    pub fn remove_address(&mut self, ip: IpAddr, prefix: u8, index: u32) -> io::Result<()> {
+    /// Takes an address away; `false` if it was not there.
+    pub fn remove_address(&mut self, ip: IpAddr, prefix: u8, index: u32) -> io::Result<bool> {
         let mut message = AddressMessage::default();
         message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.prefix_len = prefix;
         message.header.index = index;
         message.attributes = vec![AddressAttribute::Local(ip)];
         match self.ask(RouteNetlinkMessage::DelAddress(message), NLM_F_ACK) {
-            Err(error) if !matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
-                Err(error)
+            Ok(_) => Ok(true),
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EADDRNOTAVAIL | libc::ENODEV)) => {
+                Ok(false)
             }
-            _ => Ok(()),
+            Err(error) => Err(error),
         }
     }
 
@@ -278,7 +276,7 @@ impl Kernel {
         bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(body);
-        self.exchange(&bytes, false).map(drop)
+        self.exchange(&bytes).map(drop)
     }
 }
 
