@@ -51,7 +51,7 @@ prepare:
 # One lab at a time: two on one machine would judge each other's load.
 test: prepare check
 	$(CARGO) test --locked --test tidy --test config --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test harm -- --test-threads=1 --nocapture
 
 demo: prepare
 	$(CARGO) build --locked --bins --example demo

@@ -108,7 +108,14 @@ fn a_clean_stop_hands_over() -> Result<()> {
         ms(1000),
         ms(300),
         |a| a.run(&["systemctl", "stop", "dre"]).map(drop),
-        |a| a.run(&["systemctl", "start", "dre"]).map(drop),
+        |a| {
+            // Stopped is stopped: no socket brings it back.
+            for unit in ["dre.service", "dre-vip.service", "dre.socket"] {
+                let state = a.sh(&format!("systemctl is-active {unit} || true"))?;
+                ensure!(state.trim() == "inactive", "{unit} is {}", state.trim());
+            }
+            a.run(&["systemctl", "start", "dre"]).map(drop)
+        },
     )
 }
 

@@ -1,0 +1,175 @@
+//! Hands that should not be there, buses that are gone, strangers on the wire, nodes that disagree. Root; see tests/lab.
+
+mod lab;
+mod product;
+
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use lab::node::Node;
+use product::{Pair, VIP, configuration, ms, outage_ms, status};
+
+const SOON: Duration = Duration::from_secs(5);
+
+fn fast() -> Result<Pair> {
+    Pair::start(&configuration(10, 3, ""))
+}
+
+fn has(node: &Node, ip: &str) -> Result<bool> {
+    Ok(node.run(&["ip", "-o", "addr", "show", "dev", "eth1"])?.contains(ip))
+}
+
+fn alarm(node: &Node, name: &str, limit: Duration) -> Result<()> {
+    node.wait_for(&format!("systemctl show -P StatusText dre | grep -q {name}"), limit).map(drop)
+}
+
+#[test]
+fn vips_and_gate_put_right() -> Result<()> {
+    let pair = fast()?;
+    let (active, standby) = (pair.active()?, pair.standby()?);
+    let before = active.name;
+
+    let seen = pair
+        .judged(ms(300), || active.run(&["ip", "addr", "del", "172.16.9.61/32", "dev", "eth1"]).map(drop))?;
+    println!("FIGURE VIP removed by hand: outage {:.1} ms", outage_ms(&seen));
+    ensure!(has(active, VIP)? && outage_ms(&seen) < 500.0, "not brought back: {}", seen.summary());
+
+    let seen = pair
+        .judged(ms(300), || standby.run(&["ip", "addr", "add", "172.16.9.61/32", "dev", "eth1"]).map(drop))?;
+    ensure!(!has(standby, VIP)?, "a VIP added by hand stayed on the standby");
+    ensure!(seen.holders().iter().all(|t| t.who() == before), "the standby answered: {}", seen.summary());
+
+    active.run(&["tc", "qdisc", "del", "dev", "eth1", "clsact"])?;
+    active.wait_for("tc filter show dev eth1 ingress | grep -q dre-gate && tc filter show dev eth1 egress | grep -q dre-gate", SOON)?;
+    // It is the gate that works: frozen, the kernel falls silent at the lease's end.
+    let seen = pair.judged(ms(300), || {
+        active.freeze()?;
+        std::thread::sleep(ms(1000));
+        active.thaw().map(drop)
+    })?;
+    println!("FIGURE frozen after the gate was put back: outage {:.1} ms", outage_ms(&seen));
+    pair.settled(Duration::from_secs(20))?;
+    pair.audit()
+}
+
+#[test]
+fn a_crash_leaves_no_orphan() -> Result<()> {
+    let pair = fast()?;
+    let active = pair.active()?;
+    let seen = pair.judged(ms(1000), || active.signal_all(&["dre", "dre-vip"], libc::SIGKILL).map(drop))?;
+    println!("{}", seen.summary());
+    pair.settled(Duration::from_secs(20))?;
+    let standby = pair.standby()?;
+    ensure!(!has(standby, VIP)?, "an orphan on {}", standby.name);
+    ensure!(!has(standby, product::VIP6)?, "an IPv6 orphan on {}", standby.name);
+    // A clean stop takes the programs off too.
+    standby.run(&["systemctl", "stop", "dre"])?;
+    ensure!(
+        !standby.run(&["tc", "filter", "show", "dev", "eth1", "ingress"])?.contains("dre-gate"),
+        "the gate was left"
+    );
+    Ok(())
+}
+
+/// The VIP moves without D-Bus, polkit and the journal; the targets follow when the bus is back.
+#[test]
+fn without_a_bus_the_vip_moves_all_the_same() -> Result<()> {
+    let pair = fast()?;
+    let (active, standby) = (pair.active()?, pair.standby()?);
+    standby.sh("systemctl stop polkit dbus.socket dbus.service systemd-journald.socket systemd-journald-dev-log.socket systemd-journald 2>/dev/null; true")?;
+    let seen = pair.judged(ms(1500), || active.power_loss().map(drop))?;
+    println!("FIGURE power loss without D-Bus and journald: outage {:.1} ms", outage_ms(&seen));
+    ensure!(seen.holder().is_some_and(|t| t.who() == standby.name), "nobody took over: {}", seen.summary());
+    ensure!(outage_ms(&seen) < 1000.0, "{}", seen.summary());
+    standby.sh(
+        "systemctl start systemd-journald dbus.socket dbus.service polkit; systemctl reset-failed; true",
+    )?;
+    standby.wait_unit("dre-active.target", "active", Duration::from_secs(15))?;
+    Ok(())
+}
+
+#[test]
+fn systemd_itself_reloads_and_re_executes_unnoticed() -> Result<()> {
+    let pair = fast()?;
+    let before = pair.active()?.name;
+    for verb in ["daemon-reload", "daemon-reexec"] {
+        let seen = pair.judged(ms(500), || {
+            for node in pair.lab.nodes() {
+                node.run(&["systemctl", verb])?;
+            }
+            Ok(())
+        })?;
+        println!("FIGURE {verb}: outage {:.1} ms", outage_ms(&seen));
+        ensure!(pair.active()?.name == before && outage_ms(&seen) < 200.0, "{verb}: {}", seen.summary());
+    }
+    pair.settled(SOON)?;
+    pair.audit()
+}
+
+#[test]
+fn nodes_that_differ_say_in_what_and_refuse_to_switch() -> Result<()> {
+    let toml = configuration(10, 3, "");
+    let pair = Pair::start(&toml)?;
+    let (active, standby) = (pair.active()?, pair.standby()?);
+    standby.write("/etc/dre/dre.toml", toml.replace("172.16.9.61/24", "172.16.9.63/24"))?;
+    standby.run(&["systemctl", "reload", "dre"])?;
+    for node in pair.lab.nodes() {
+        alarm(node, "ConfigDiffers", SOON)?;
+        let page = node.run(&["drectl"])?;
+        ensure!(page.contains("[[vip]]"), "{}: the difference is not named: {page}", node.name);
+    }
+    let out = active.run_for(&["drectl", "switchover"], SOON)?;
+    ensure!(out.status.and_then(|s| s.code()) == Some(75), "not refused: {out:?}");
+    ensure!((out.stdout.clone() + &out.stderr).contains("[[vip]]"), "{out:?}");
+    ensure!(pair.active()?.name == active.name);
+    Ok(())
+}
+
+/// Another key: the peer is not heard, the reason is named, and nobody claims while the VIP answers.
+#[test]
+fn another_key_is_named_and_nobody_claims() -> Result<()> {
+    let pair = fast()?;
+    let (active, standby) = (pair.active()?, pair.standby()?);
+    let before = active.name;
+    let seen = pair.judged(ms(3500), || {
+        standby.sh("head -c32 /dev/urandom | base64 > /etc/dre/key && systemctl restart dre")?;
+        alarm(standby, "PeerStrange", Duration::from_secs(10))
+    })?;
+    ensure!(seen.holders().iter().all(|t| t.who() == before), "{}", seen.summary());
+    let words = status(standby)?;
+    ensure!(words.starts_with("STANDBY") && words.contains("PeerStillServes"), "{words}");
+    ensure!(standby.run(&["drectl"])?.contains("another key"), "the reason is not named");
+    Ok(())
+}
+
+/// A stranger has the VIP: before a claim nobody takes it; the alarm has the MAC.
+#[test]
+fn a_stranger_on_the_wire_is_not_doubled() -> Result<()> {
+    let pair = fast()?;
+    for node in pair.lab.nodes() {
+        node.run(&["systemctl", "stop", "dre"])?;
+    }
+    pair.lab.outside("stranger", &["ip", "addr", "add", "172.16.9.61/24", "dev", "eth1"])?;
+    let node = &pair.lab.hadev1;
+    node.run(&["systemctl", "start", "dre"])?;
+    alarm(node, "PeerStillServes", Duration::from_secs(10))?;
+    ensure!(status(node)?.starts_with("STANDBY"), "{}", status(node)?);
+    pair.lab.outside("stranger", &["ip", "addr", "del", "172.16.9.61/24", "dev", "eth1"])?;
+    node.wait_for("systemctl show -P StatusText dre | grep -q ^ACTIVE", Duration::from_secs(10))?;
+    Ok(())
+}
+
+/// 27: datagrams that do not verify change nothing but a counter.
+#[test]
+fn forged_datagrams_change_nothing() -> Result<()> {
+    let pair = fast()?;
+    let before = pair.active()?.name;
+    // From the other node's own address: the kernel lets them through to the daemon.
+    let flood = "for n in $(seq 1 300); do printf 'dre\\000\\001%0300d' $n | timeout 1 bash -c 'cat > /dev/udp/172.16.11.54/1694' ; done";
+    let seen = pair.judged(ms(300), || {
+        pair.lab.hadev2.sh(&format!("bash -c \"{}\" || true", flood.replace('"', "\\\"")))?;
+        Ok(())
+    })?;
+    ensure!(pair.active()?.name == before && outage_ms(&seen) < 200.0, "{}", seen.summary());
+    pair.audit()
+}
