@@ -268,7 +268,7 @@ impl Control {
     vendor = "dre",
     product = "dre-elect",
     version = env!("CARGO_PKG_VERSION"),
-    url = "https://varlink.org"
+    url = "file:///usr/share/doc/dre/README.md"
 )]
 impl<Sock> Control
 where

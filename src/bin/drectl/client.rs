@@ -118,7 +118,8 @@ fn silence() -> Fail {
 
 fn hung_up() -> Fail {
     Fail::silent(
-        "dre.service closed the connection: it stops or was restarted; look at: systemctl status dre",
+        "dre.service closed the connection: it stops, was restarted, or is older than drectl and does not know this \
+         command; look at: systemctl status dre, drectl version",
     )
 }
 

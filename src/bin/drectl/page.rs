@@ -56,7 +56,9 @@ fn write(out: &mut String, s: &Status, now: i64) -> std::fmt::Result {
     )?;
     let (style, sentence) = service(s);
     writeln!(out, "{}", paint(style, &sentence))?;
-    for alarm in &s.alarms {
+    let mut alarms: Vec<&Alarm> = s.alarms.iter().collect();
+    alarms.sort_by_key(|alarm| weight(&alarm.name));
+    for alarm in alarms {
         write_alarm(out, alarm, now)?;
     }
     writeln!(out)?;
@@ -86,6 +88,18 @@ fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
     writeln!(out, "  why: {what}")
 }
 
+/// Which alarm to read first: the cause before what follows from it, what was chosen last.
+fn weight(alarm: &str) -> u8 {
+    match alarm {
+        "BothActive" => 0,
+        "PeerStillServes" | "Isolated" => 1,
+        "Unfit" => 2,
+        "PeerLost" | "PeerOneWay" | "PeerStrange" => 3,
+        "Standalone" => 9,
+        _ => 5,
+    }
+}
+
 fn since(text: &str, now: i64) -> String {
     format!("since {}", when::ago(text, now))
 }
@@ -99,6 +113,16 @@ fn remedy(alarm: &str) -> Option<&'static str> {
         "Isolated" => "look at this node's cables and switch first: it may be the one that is cut off",
         "BothActive" => {
             "nothing for a moment: it resolves itself. Then find why links and service network broke together"
+        }
+        "ArbitratorSilent" => {
+            "look at the arbitrator and the way to it; drectl check names the interface. Another address goes under [arbitrator]"
+        }
+        "Unfit" => "mend what is named below; drectl check shows more",
+        "GateWeak" => {
+            "drectl check says what the kernel refuses; nothing is wrong as long as no node freezes"
+        }
+        "Standalone" => {
+            "nothing, if that is meant; else take DRE_STANDALONE out of /etc/default/dre or /etc/sysconfig/dre"
         }
         _ => return None,
     })

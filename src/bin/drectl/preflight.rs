@@ -241,23 +241,27 @@ fn arbitrator(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
     }
 }
 
+fn count_of(count: usize) -> String {
+    if count == 1 { "a VIP".into() } else { format!("{count} VIPs") }
+}
+
 fn vips(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
     let mut out = Out(all, "vips");
     let names: BTreeSet<&str> = s.vips.iter().map(|vip| vip.interface.as_str()).collect();
     for name in names {
-        let count = s.vips.iter().filter(|vip| vip.interface == name).count();
+        let count = count_of(s.vips.iter().filter(|vip| vip.interface == name).count());
         let Some(interface) = f.interfaces.get(name) else {
             out.bad(
-                format!("{name}, which carries {count} VIPs, does not exist"),
+                format!("{name}, which carries {count}, does not exist"),
                 "mend the interface's name here or in the configuration; the node is unfit until then",
             );
             continue;
         };
         if interface.carrier {
-            out.ok(format!("{name} carries {count} VIPs and has carrier"));
+            out.ok(format!("{name} carries {count} and has carrier"));
         } else {
             out.bad(
-                format!("{name}, which carries {count} VIPs, has no carrier"),
+                format!("{name}, which carries {count}, has no carrier"),
                 "look at the cable and the switch; the node is unfit until then",
             );
         }

@@ -149,7 +149,8 @@ fn progress(before: &Status, s: &Status, to: &str, left: &mut bool) -> Option<Pr
     if s.role != "active" {
         *left = true;
     }
-    if before.role == "active" && *left && s.role == "active" {
+    // A higher term is a new claim, also when all between was too quick to be told.
+    if before.role == "active" && s.role == "active" && (*left || s.term > before.term) {
         return Some(Progress::TakenBack);
     }
     (*left && s.peer.role == "active" && s.peer.state == "heard").then_some(Progress::Done)
@@ -275,6 +276,8 @@ mod tests {
         assert_eq!(step("releasing", "standby"), None);
         assert_eq!(step("claiming", "standby"), None);
         assert_eq!(step("active", "standby"), Some(Progress::TakenBack));
+        let quick = Status { term: 8, ..status("active", "standby") };
+        assert_eq!(progress(&before, &quick, "hadev2", &mut false), Some(Progress::TakenBack));
     }
 
     #[test]

@@ -136,13 +136,13 @@ fn links_cut_and_the_peer_still_serves() {
 hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the role was let go and its services are down [ServicesDown]
 Service: still given by another machine, most likely hadev1, which is not heard
 
-ALARM PeerLost since 2026-11-23 14:04:11 UTC (60 s ago)
-  do:  look at its power, dre.service and the links
-  why: hadev1 is not heard on any link
-
 ALARM PeerStillServes since 2026-11-23 14:04:11 UTC (60 s ago)
   do:  restore the heartbeat links; nothing is lost meanwhile. Do not start services by hand here
   why: hadev1 is lost on all links, but 02:00:00:00:00:01 answers for 172.16.9.61: not doubled; restore the links
+
+ALARM PeerLost since 2026-11-23 14:04:11 UTC (60 s ago)
+  do:  look at its power, dre.service and the links
+  why: hadev1 is not heard on any link
 
 peer         hadev1 LOST: silent for 61 s, was active then
 links        primary    DOWN
@@ -198,7 +198,7 @@ hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the role w
 Service: given by hadev1; this node could NOT take over
 
 ALARM Unfit since 2026-11-23 14:04:11 UTC (60 s ago)
-  do:  drectl check; journalctl -u dre -u dre-vip -e
+  do:  mend what is named below; drectl check shows more
   why: this node could not run the services: eth1 has no carrier
 
 peer         hadev1 heard 12 ms ago, active, fit
