@@ -55,7 +55,7 @@ prepare:
 
 # One lab at a time: two on one machine would judge each other's load.
 test: prepare check
-	$(CARGO) test --locked --test tidy --test config --test gate --test lab_selftest
+	$(CARGO) test --locked --test tidy --test config --test control --test gate --test lab_selftest
 	$(CARGO) test --locked --test pair --test operate --test harm -- --test-threads=1 --nocapture
 
 demo: prepare

@@ -9,7 +9,8 @@ use std::sync::{Arc, Mutex};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use dre::shell::control::{self, CONNECTIONS_MAX, Command, REQUEST_MAX, Request};
+use dre::logic::node::Command;
+use dre::shell::control::{self, CONNECTIONS_MAX, REQUEST_MAX, Request};
 use dre::snapshot::{Lease, Peer, Status, Takeover};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, watch};
@@ -39,7 +40,8 @@ impl House {
         let (requests, mut inbox) = mpsc::channel::<Request>(64);
         let shown = Arc::clone(&status);
         let render = move || shown.lock().expect("whole").clone();
-        let server = control::serve(listener.into(), render, watcher, requests).expect("it serves");
+        let server =
+            control::serve(listener.into(), render, watcher, requests, journal()).expect("it serves");
         let changed = Arc::new(Mutex::new(Some(changed)));
         let (kept, bell) = (Arc::clone(&status), Arc::clone(&changed));
         let elector = thread::spawn(move || {
@@ -585,4 +587,8 @@ fn passed_descriptors_are_not_kept() {
     let after = descriptors();
     assert!(after <= before + 64, "{} descriptors were taken in", after.saturating_sub(before));
     undisturbed(&house);
+}
+
+fn journal() -> dre::shell::journal::Journal {
+    dre::shell::journal::Journal::start("control-test", dre::notice::Priority::Error).expect("a thread")
 }

@@ -92,7 +92,9 @@ fn load() -> Loaded {
 fn codec(settings: &Settings) -> Result<Option<Codec>, config::Error> {
     let Some(peer) = &settings.peer else { return Ok(None) };
     let path = config::key_path();
-    if settings.standalone && std::fs::metadata(&path).map_or(0, |meta| meta.len()) == 0 {
+    // "none" is the default of the credential in dre.service.
+    let missing = std::fs::read_to_string(&path).map_or(true, |text| text.trim() == "none");
+    if settings.standalone && missing {
         return Ok(None);
     }
     let key = config::read_key(&path)?;
