@@ -210,3 +210,28 @@ fn units_levels_and_preflight() -> Result<()> {
     ensure!(node.run(&["drectl", "config", "check"]).is_ok());
     pair.audit()
 }
+
+/// The role moves before anything stops: the web page's client feels a switchover, not a shutdown.
+#[test]
+fn a_reboot_hands_over_first() -> Result<()> {
+    let toml = configuration(10, 3, "active = [\"vip-web.service\"]");
+    let pair = Pair::start_with(&toml, |root| web::install(root, VIP))?;
+    for _ in 0..2 {
+        let active = pair.active()?;
+        active.wait_unit(web::UNIT, "active", Duration::from_secs(10))?;
+        let seen = pair.judged(ms(3000), || {
+            active.run_for(&["systemctl", "reboot"], Duration::from_secs(10)).map(drop)
+        })?;
+        println!("FIGURE systemctl reboot of the active: outage {:.1} ms", outage_ms(&seen));
+        ensure!(outage_ms(&seen) < 2000.0, "{}", seen.summary());
+        active.wait_off(Duration::from_secs(100))?;
+        active.boot()?;
+        pair.settled(Duration::from_secs(20))?;
+        let before = active.journal(&["-b", "-1", "-u", "dre"])?;
+        ensure!(
+            before.contains("the machine goes down: the role is handed over first"),
+            "no word of it: {before}"
+        );
+    }
+    Ok(())
+}

@@ -19,6 +19,7 @@ use dre::logic::wire::{Codec, Role};
 use dre::notice::{Notice, Priority};
 use dre::shell::clock::{self, Alarm};
 use dre::shell::control::{self, Request};
+use dre::shell::inhibitor::{self, Release};
 use dre::shell::journal::Journal;
 use dre::shell::log_control;
 use dre::shell::manager::{Fact, Manager};
@@ -149,6 +150,9 @@ struct Elect {
     publish_at: Moment,
     said: String,
     takeover: Option<String>,
+    inhibitor: Release,
+    /// systemd asked for the end, not only for the role.
+    terminated: bool,
     done: bool,
 }
 
@@ -196,7 +200,11 @@ impl Elect {
                     self.journal.log(Notice::AlarmCleared { alarm: alarm.to_string() });
                     self.publish_at = Moment::ZERO;
                 }
-                Action::Exit => self.done = true,
+                Action::Exit => {
+                    // Handed over before a shutdown: the process stays until systemd stops it, or it would be restarted.
+                    self.inhibitor.release();
+                    self.done = self.terminated;
+                }
             }
         }
         if !self.actions.is_empty() {
@@ -363,6 +371,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let session = u64::from_ne_bytes(session) | 1;
 
     log_control::start(journal.clone(), "dre-elect", "org.dre.Elect")?;
+    let (inhibitor, mut shutdowns) = inhibitor::start()?;
     let units = watched(&settings);
     let words = vec![String::new(); units.len()];
     let (manager, mut facts) = Manager::start(&settings.group, units)?;
@@ -397,6 +406,8 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         publish_at: Moment::ZERO,
         said: String::new(),
         takeover: None,
+        inhibitor,
+        terminated: false,
         done: false,
     };
     elect.act();
@@ -455,6 +466,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
                 std::thread::Builder::new().name("reload".into()).spawn(move || drop(read.blocking_send(load())))?;
             }
             Some(loaded) = reread.recv() => elect.reload(loaded, &mut pongs),
+            Some(()) = shutdowns.recv() => elect.shut_down(),
             _ = terminate.recv() => elect.stop(),
             _ = interrupt.recv() => elect.stop(),
         }
@@ -466,7 +478,15 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
 }
 
 impl Elect {
+    /// The machine is about to go down: the role goes first, while every unit still runs.
+    fn shut_down(&mut self) {
+        self.journal
+            .log(Notice::Stopping { text: "the machine goes down: the role is handed over first".into() });
+        self.event(Event::Stop);
+    }
+
     fn stop(&mut self) {
+        self.terminated = true;
         self.notify.stopping();
         if self.node.role() == Role::Active {
             self.journal.log(Notice::Stopping { text: "stopping: the role is handed over first".into() });

@@ -6,6 +6,7 @@ pub mod clock;
 pub mod control;
 pub mod frames;
 pub mod gate;
+pub mod inhibitor;
 pub mod journal;
 pub mod log_control;
 pub mod manager;
