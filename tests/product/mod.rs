@@ -55,11 +55,14 @@ fn run(argv: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// `make install` of what cargo has just built, and what a package's postinst does.
+/// `make install` of what cargo has built, and what a package's postinst does.
 pub fn install(root: &Path, toml: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let at = |path: &str| root.join(path);
-    run(&["make", "install", &format!("DESTDIR={}", root.display()), "PROFILE=dev", "CARGO=true"])?;
+    // What cargo test has just built; `make bench` measures the release.
+    let profile = std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into());
+    let (to, profile) = (format!("DESTDIR={}", root.display()), format!("PROFILE={profile}"));
+    run(&["make", "install", &to, &profile, "CARGO=true"])?;
     run(&["systemd-sysusers", &format!("--root={}", root.display())])?;
     run(&["journalctl", "--update-catalog", &format!("--root={}", root.display())])?;
     std::fs::create_dir_all(at("etc/dre"))?;
