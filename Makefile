@@ -57,7 +57,7 @@ prepare:
 # One lab at a time: two on one machine would judge each other's load.
 test: prepare check
 	$(CARGO) test --locked --test tidy --test config --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test harm --test steady -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test harm --test steady -- --test-threads=1 --nocapture
 
 demo: prepare
 	$(CARGO) build --locked --bins --example demo

@@ -1,2 +1,14 @@
-# What a person's shell needs: where the configuration is. AVAMGR_CONFDIR is understood as the old suite left it.
-export DRE_CONFDIR="${DRE_CONFDIR:-${AVAMGR_CONFDIR:-/etc/dre}}"
+# What a person's shell needs: where the configuration is, as the daemons see it. AVAMGR_CONFDIR is what the old suite left.
+for dre_file in /etc/sysconfig/dre /etc/default/dre; do
+    if [ -r "$dre_file" ]; then
+        . "$dre_file"
+    fi
+done
+unset dre_file
+if [ -n "${DRE_CONFDIR:-}" ]; then
+    export DRE_CONFDIR
+elif [ -n "${AVAMGR_CONFDIR:-}" ]; then
+    export AVAMGR_CONFDIR
+else
+    export DRE_CONFDIR=/etc/dre
+fi

@@ -11,6 +11,7 @@ use ipnet::IpNet;
 
 mod check;
 mod digest;
+mod environment;
 mod error;
 mod host;
 mod key;
@@ -112,18 +113,15 @@ pub fn locate(group: &str, env: impl Fn(&str) -> Option<String>) -> PathBuf {
     }
 }
 
-fn env(name: &str) -> Option<String> {
-    std::env::var(name).ok()
-}
-
 /// The group this process serves: `DRE_GROUP`, set by the template units, else `dre`.
 pub fn group() -> String {
-    env("DRE_GROUP").filter(|g| !g.is_empty()).unwrap_or_else(|| "dre".into())
+    environment::get("DRE_GROUP").unwrap_or_else(|| "dre".into())
 }
 
 /// `DRE_STANDALONE` says yes.
 pub fn standalone() -> bool {
-    env("DRE_STANDALONE").is_some_and(|v| matches!(v.to_lowercase().as_str(), "yes" | "true" | "1" | "on"))
+    environment::get("DRE_STANDALONE")
+        .is_some_and(|v| matches!(v.to_lowercase().as_str(), "yes" | "true" | "1" | "on"))
 }
 
 /// This host's name, without a domain.
@@ -139,7 +137,7 @@ pub fn load() -> Result<Settings, Error> {
 
 /// The same for a file named by hand.
 pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
-    let file = file.map_or_else(|| locate(&group(), env), Path::to_path_buf);
+    let file = file.map_or_else(|| locate(&group(), environment::get), Path::to_path_buf);
     let sources = read_sources(&file)?;
     parse(&sources, &group(), &host_name(), standalone())
 }
