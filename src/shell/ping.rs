@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use surge_ping::{Client, Config, ICMP, PingIdentifier, PingSequence};
+use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence};
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -28,7 +28,6 @@ pub struct Pinger {
     interface: String,
     v4: Option<Client>,
     v6: Option<Client>,
-    sequence: u16,
     /// Why no echo can be sent; for the operator.
     pub error: Option<String>,
     pongs: mpsc::Sender<Pong>,
@@ -42,7 +41,7 @@ impl Pinger {
             Some(a) => (a.addresses.clone(), a.interface.clone()),
             None => (vec![], String::new()),
         };
-        (Self { targets, interface, v4: None, v6: None, sequence: 0, error: None, pongs }, answers)
+        (Self { targets, interface, v4: None, v6: None, error: None, pongs }, answers)
     }
 
     fn client(&mut self, target: IpAddr) -> Option<Client> {
@@ -71,24 +70,19 @@ impl Pinger {
 
     /// One echo to every arbitrator; each answer within `patience` arrives on the channel.
     pub fn send(&mut self, patience: Duration) {
-        self.sequence = self.sequence.wrapping_add(1);
         for index in 0..self.targets.len() {
             let target = self.targets[index];
             let Some(client) = self.client(target) else { continue };
-            let (pongs, sequence) = (self.pongs.clone(), self.sequence);
-            // The identifier tells the arbitrators' echoes apart; the cookie tells ours from a forger's guess.
-            let ident =
-                PingIdentifier(u16::try_from(std::process::id() & 0xff00).unwrap_or(0) | index as u16);
-            let sent = clock::now();
+            // Neither can be guessed by who cannot see the wire: a forged answer is thrown away by the kernel (the
+            // identifier, which it chooses itself on its own ICMP sockets) or by surge-ping (the sequence).
+            let Ok(ident) = getrandom::u32() else { continue };
+            let (ident, sequence) = (PingIdentifier(ident as u16), PingSequence((ident >> 16) as u16));
+            let (pongs, sent) = (self.pongs.clone(), clock::now());
             tokio::spawn(async move {
-                let mut cookie = [0; 16];
-                if getrandom::fill(&mut cookie).is_err() {
-                    return;
-                }
                 let mut pinger = client.pinger(target, ident).await;
                 pinger.timeout(patience);
-                if let Ok((packet, rtt)) = pinger.ping(PingSequence(sequence), &cookie).await
-                    && echoes(&packet, &cookie)
+                if let Ok((packet, rtt)) = pinger.ping(sequence, &[0; 16]).await
+                    && is_answer(&packet)
                 {
                     // A full channel: the loop has dozens of answers before it; this one adds nothing.
                     let _ = pongs.try_send(Pong { index, sent, rtt });
@@ -98,10 +92,41 @@ impl Pinger {
     }
 }
 
-/// surge-ping matches address, identifier and sequence; the payload it leaves to us where it shows it.
-fn echoes(packet: &surge_ping::IcmpPacket, cookie: &[u8]) -> bool {
+/// On a raw socket surge-ping resolves a ping by a router's error too ("destination unreachable" quotes the request):
+/// only an echo reply is the arbitrator's word. Types of RFC 792 and RFC 4443.
+fn is_answer(packet: &IcmpPacket) -> bool {
     match packet {
-        surge_ping::IcmpPacket::V4(v4) => v4.get_size() >= cookie.len(),
-        surge_ping::IcmpPacket::V6(v6) => v6.get_size() >= cookie.len(),
+        IcmpPacket::V4(v4) => v4.get_icmp_type().0 == 0,
+        IcmpPacket::V6(v6) => v6.get_icmpv6_type().0 == 129,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use surge_ping::{Icmpv4Packet, Icmpv6Packet};
+
+    use super::*;
+
+    const GATEWAY: Ipv4Addr = Ipv4Addr::new(172, 16, 8, 250);
+
+    fn v4(bytes: &[u8]) -> IcmpPacket {
+        let here = Ipv4Addr::new(172, 16, 8, 50);
+        IcmpPacket::V4(Icmpv4Packet::decode(bytes, socket2::Type::DGRAM, GATEWAY, here).expect("decodes"))
+    }
+
+    #[test]
+    fn only_an_echo_reply_is_an_answer() {
+        assert!(is_answer(&v4(&[0, 0, 0, 0, 0x12, 0x34, 0, 7])));
+        // Host unreachable, quoting our echo request to the arbitrator.
+        let mut error = vec![3, 1, 0, 0, 0, 0, 0, 0];
+        error.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 172, 16, 8, 50, 172, 16, 8, 250]);
+        error.extend([8, 0, 0, 0, 0x12, 0x34, 0, 7]);
+        assert!(!is_answer(&v4(&error)));
+        let v6 = |bytes: &[u8]| {
+            IcmpPacket::V6(Icmpv6Packet::decode(bytes, Ipv6Addr::LOCALHOST).expect("decodes"))
+        };
+        assert!(is_answer(&v6(&[129, 0, 0, 0, 0x12, 0x34, 0, 7])));
     }
 }
