@@ -382,6 +382,14 @@ impl Node {
         self.rule
     }
 
+    /// Why the node is what it is: what began the claim or the release, not that it was then carried out.
+    pub fn reason(&self) -> Rule {
+        match self.rule {
+            Rule::LeaseGranted | Rule::ServicesDown => self.takeover_rule,
+            rule => rule,
+        }
+    }
+
     pub fn setup(&self) -> &Setup {
         &self.setup
     }

@@ -124,9 +124,8 @@ mod tests {
         error.extend([0x45, 0, 0, 28, 0, 0, 0, 0, 64, 1, 0, 0, 172, 16, 8, 50, 172, 16, 8, 250]);
         error.extend([8, 0, 0, 0, 0x12, 0x34, 0, 7]);
         assert!(!is_answer(&v4(&error)));
-        let v6 = |bytes: &[u8]| {
-            IcmpPacket::V6(Icmpv6Packet::decode(bytes, Ipv6Addr::LOCALHOST).expect("decodes"))
-        };
+        let v6 =
+            |bytes: &[u8]| IcmpPacket::V6(Icmpv6Packet::decode(bytes, Ipv6Addr::LOCALHOST).expect("decodes"));
         assert!(is_answer(&v6(&[129, 0, 0, 0, 0x12, 0x34, 0, 7])));
     }
 }

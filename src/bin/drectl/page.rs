@@ -128,17 +128,11 @@ fn remedy(alarm: &str) -> Option<&'static str> {
     })
 }
 
-/// The rule in words. A claim's own rule says more than that it was granted.
+/// The rule in words.
 fn reason(s: &Status) -> String {
-    let began = match (&s.last_takeover, s.rule.as_str()) {
-        (Some(takeover), "LeaseGranted") if takeover.here && !takeover.rule.is_empty() => {
-            takeover.rule.as_str()
-        }
-        (_, rule) => rule,
-    };
-    match in_words(began) {
-        Some(words) => format!("{words} [{began}]"),
-        None => began.to_owned(),
+    match in_words(&s.rule) {
+        Some(words) => format!("{words} [{}]", s.rule),
+        None => s.rule.clone(),
     }
 }
 

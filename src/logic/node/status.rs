@@ -38,7 +38,7 @@ impl Node {
             role: self.role.word().into(),
             term: self.term,
             since: when(self.since),
-            rule: self.rule.word().into(),
+            rule: self.reason().word().into(),
             lease: Lease {
                 held,
                 left_ms: if held { ms(now.until(until)) } else { 0 },
@@ -144,7 +144,7 @@ impl Node {
             "{} term {} ({}) · {peer} · links {up}/{} · VIPs {}/{}{alarms}",
             self.role.word().to_uppercase(),
             self.term,
-            self.rule.word(),
+            self.reason().word(),
             self.setup.links.len(),
             self.vip.held,
             self.vip.wanted,

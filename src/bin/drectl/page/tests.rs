@@ -16,7 +16,7 @@ fn active() -> Status {
         role: "active".into(),
         term: 7,
         since: "2026-11-23T14:02:11Z".into(),
-        rule: "LeaseGranted".into(),
+        rule: "PeerLost".into(),
         lease: Lease { held: true, left_ms: 412, by: "peer".into() },
         peer: Peer {
             node: "hadev2".into(),
@@ -45,7 +45,7 @@ fn standby() -> Status {
     let mut s = active();
     s.node = "hadev2".into();
     s.role = "standby".into();
-    s.rule = "ServicesDown".into();
+    s.rule = "Switchover".into();
     s.lease = Lease { held: false, left_ms: 0, by: "none".into() };
     s.peer.node = "hadev1".into();
     s.peer.role = "active".into();
@@ -106,7 +106,7 @@ fn standby_beside_an_active_peer() {
     shows(
         &standby(),
         "
-hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the role was let go and its services are down [ServicesDown]
+hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the operator handed the role over [Switchover]
 Service: given by hadev1; this node is ready to take over
 
 peer         hadev1 heard 12 ms ago, active, fit
@@ -133,7 +133,7 @@ fn links_cut_and_the_peer_still_serves() {
     shows(
         &s,
         "
-hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the role was let go and its services are down [ServicesDown]
+hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the operator handed the role over [Switchover]
 Service: still given by another machine, most likely hadev1, which is not heard
 
 ALARM PeerStillServes since 2026-11-23 14:04:11 UTC (60 s ago)
@@ -194,7 +194,7 @@ fn unfit_standby() {
     shows(
         &s,
         "
-hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the role was let go and its services are down [ServicesDown]
+hadev2 is STANDBY, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the operator handed the role over [Switchover]
 Service: given by hadev1; this node could NOT take over
 
 ALARM Unfit since 2026-11-23 14:04:11 UTC (60 s ago)
@@ -226,7 +226,7 @@ fn standalone_without_peer_and_arbitrator() {
     shows(
         &s,
         "
-hadev1 is ACTIVE, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the lease was granted [LeaseGranted]
+hadev1 is ACTIVE, term 7, since 2026-11-23 14:02:11 UTC (3 min ago): the peer fell silent on every link and nobody answered for the VIPs [PeerLost]
 Service: given here, 2 of 2 VIPs answer
 
 lease        held, 412 ms left, by standalone mode
