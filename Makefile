@@ -71,4 +71,4 @@ demo-down:
 
 # The figures: reported, never judged but for two MACs at once.
 bench: prepare build
-	DRE_PROFILE=release DRE_RUNS=10 DRE_LOAD_SECONDS=600 $(CARGO) test --locked --test pair --test operate --test steady -- --test-threads=1 --nocapture | grep -E "FIGURE|test result|FAILED|Error"
+	DRE_PROFILE=release DRE_RUNS=10 DRE_LOAD_SECONDS=600 $(CARGO) test --locked --test pair --test operate --test steady -- --test-threads=1 --nocapture | grep --line-buffered -E "FIGURE|test result|FAILED|Error"

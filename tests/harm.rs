@@ -173,3 +173,20 @@ fn forged_datagrams_change_nothing() -> Result<()> {
     ensure!(pair.active()?.name == before && outage_ms(&seen) < 200.0, "{}", seen.summary());
     pair.audit()
 }
+
+/// systemd cannot start the lease's unit on one node: the role does not stay there without its services.
+#[test]
+fn a_node_whose_systemd_cannot_start_the_role_gives_it_back() -> Result<()> {
+    let toml = configuration(10, 3, "active = [\"vip-web.service\"]");
+    let pair = Pair::start_with(&toml, |root| lab::web::install(root, VIP))?;
+    let (good, broken) = (pair.active()?, pair.standby()?);
+    broken.sh("chmod a-x /usr/bin/drectl")?;
+    let seen = pair.judged(ms(3000), || good.run_for(&["drectl", "switchover"], SOON).map(drop))?;
+    println!("FIGURE switchover to a node that cannot serve, and back: outage {:.1} ms", outage_ms(&seen));
+    alarm(broken, "Unfit", SOON)?;
+    ensure!(pair.active()?.name == good.name, "{}", seen.summary());
+    good.wait_unit(lab::web::UNIT, "active", SOON)?;
+    let journal = broken.journal(&["-u", "dre"])?;
+    ensure!(journal.contains("dre-active.target was not reached"), "{journal}");
+    Ok(())
+}

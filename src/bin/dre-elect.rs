@@ -282,8 +282,12 @@ impl Elect {
                     self.event(Event::Unit { index, state });
                 }
             }
-            Fact::TargetFailed { target, result } => {
-                self.journal.log(Notice::TargetFailed { target, result })
+            Fact::Target { target, failed } => {
+                if let Some(result) = &failed {
+                    let target = format!("dre-{}.target", target.word());
+                    self.journal.log(Notice::TargetFailed { target, result: result.clone() });
+                }
+                self.event(Event::Target { target, failed });
             }
         }
     }

@@ -23,7 +23,7 @@ use std::time::Duration;
 use super::election::{self, Peer, Rule, View};
 use super::evidence::Evidence;
 use super::lease::{By, Votes};
-use super::liveness::{Grade, Heard, Liveness};
+use super::liveness::{Grade, Heard, LinkState, Liveness};
 use super::time::Moment;
 use super::wire::{Codec, Flags, Heartbeat, LENGTH, Reject, Role, Wish};
 use crate::stream::{GateKind, Order, Report};
@@ -45,6 +45,8 @@ const YIELD_LASTS: Duration = Duration::from_secs(5);
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
 /// How long the preferred node must be fit and in touch before failback takes the role.
 const FAILBACK_AFTER: Duration = Duration::from_secs(10);
+/// How long a node counts as unfit after systemd could not bring its active target up.
+const UNREACHED_LASTS: Duration = Duration::from_secs(30);
 /// Evidence is gathered at full pace for this many D; after that a node that may not claim probes slower.
 const EVIDENCE_FAST: u32 = 4;
 
@@ -97,6 +99,16 @@ pub enum Event<'a> {
         sent: Moment,
         rtt: Duration,
     },
+    /// The kernel (TIPC) says whether the peer's election process is there. Its word starts the evidence; it gives
+    /// no vote and ends no promise.
+    PeerProcess {
+        present: bool,
+    },
+    /// The kernel (TIPC) knows the state of this link itself.
+    Bearer {
+        link: usize,
+        up: bool,
+    },
     /// The lease stream to dre-vip opened or closed.
     Stream {
         open: bool,
@@ -110,6 +122,11 @@ pub enum Event<'a> {
     /// systemd can be asked (or not).
     Manager {
         connected: bool,
+    },
+    /// A role's target was reached, or why not.
+    Target {
+        target: Target,
+        failed: Option<String>,
     },
     /// dre.service is being stopped, or the machine goes down.
     Stop,
@@ -150,6 +167,15 @@ pub enum Action {
 pub enum Target {
     Active,
     Standby,
+}
+
+impl Target {
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Standby => "standby",
+        }
+    }
 }
 
 /// What an operator may ask.
@@ -238,9 +264,15 @@ pub struct Node {
     votes: Votes,
     evidence: Evidence,
     says: Option<PeerSays>,
+    /// The kernel saw the peer's election process end.
+    peer_gone: bool,
+    /// What the kernel says of each link, where it says anything.
+    bearers: Vec<Option<bool>>,
     vip: Vip,
     units: Vec<UnitState>,
     manager: Option<bool>,
+    /// systemd could not bring the role's target up: which, since when, why.
+    unreached: Option<(Target, Moment, String)>,
 
     wish: Wish,
     wish_until: Option<Moment>,
@@ -309,9 +341,12 @@ impl Node {
             votes: Votes::new(setup.dead_after - setup.guard),
             evidence: Evidence::default(),
             says: None,
+            peer_gone: false,
+            bearers: vec![None; links],
             vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
             units: vec![UnitState::Unknown; setup.services.len()],
             manager: None,
+            unreached: None,
             role: Role::Releasing,
             rule: Rule::Started,
             since: now,
@@ -422,6 +457,7 @@ impl Node {
             let fresh = Liveness::new(now, setup.dead_after, setup.links.len(), self.session);
             self.liveness = self.liveness.carried_over(fresh);
             self.sequence.resize(setup.links.len(), self.sequence.iter().copied().max().unwrap_or(0));
+            self.bearers.resize(setup.links.len(), None);
         }
         self.votes.set_span(setup.dead_after - setup.guard);
         if setup.services != self.setup.services {
@@ -461,6 +497,16 @@ impl Node {
                     self.evidence.answered(sent);
                 }
             }
+            Event::PeerProcess { present } => {
+                self.peer_gone = !present;
+                self.next_housekeeping = now;
+            }
+            Event::Bearer { link, up } => {
+                if let Some(state) = self.bearers.get_mut(link) {
+                    *state = Some(up);
+                    self.next_housekeeping = now;
+                }
+            }
             Event::Stream { open } => {
                 let (open_until, serial) = (self.vip.open_until, self.vip.serial);
                 self.vip = Vip { open, open_until, serial, ..Vip::default() };
@@ -474,6 +520,15 @@ impl Node {
                 }
             }
             Event::Manager { connected } => self.manager = Some(connected),
+            Event::Target { target, failed } => {
+                let settled = self.unreached.as_ref().is_some_and(|(which, ..)| *which == target);
+                match failed {
+                    Some(why) => self.unreached = Some((target, now, why)),
+                    None if settled => self.unreached = None,
+                    None => {}
+                }
+                self.next_housekeeping = now;
+            }
             Event::Stop => {
                 self.stopping = true;
                 if self.wish != Wish::Yield {
@@ -783,6 +838,17 @@ impl Node {
         }
     }
 
+    /// How a link works: the kernel's word where it has one (a TIPC stream is moved to another link by the kernel, so
+    /// its datagrams say nothing of one link), else the datagrams'.
+    fn link(&self, now: Moment, index: usize) -> (LinkState, Duration, f64) {
+        let (heard, rtt, loss) = self.liveness.link(now, index);
+        match self.bearers.get(index) {
+            Some(Some(true)) => (LinkState::Up, rtt, loss),
+            Some(Some(false)) => (LinkState::Down, rtt, loss),
+            _ => (heard, rtt, loss),
+        }
+    }
+
     fn peer(&self, now: Moment) -> Peer {
         match self.liveness.heard(now) {
             Heard::Heard | Heard::Suspect => match &self.says {
@@ -862,6 +928,16 @@ impl Node {
             || self.hangs_at().is_some_and(|at| now >= at)
             || self.vip.interfaces.values().any(|fit| !fit)
             || self.units.contains(&UnitState::Failed)
+            || self.cannot_serve_until().is_some_and(|until| now < until)
+    }
+
+    /// A node whose active target systemd could not bring up gives the role to a fit peer, and lets a while pass before it
+    /// thinks better of itself: nothing tells a standby that the cause is gone.
+    fn cannot_serve_until(&self) -> Option<Moment> {
+        match &self.unreached {
+            Some((Target::Active, since, _)) => Some(*since + UNREACHED_LASTS),
+            _ => None,
+        }
     }
 
     /// Why this node could not run the services well; empty = nothing speaks against it.
@@ -880,6 +956,11 @@ impl Node {
             if *state == UnitState::Failed {
                 why.push(format!("{name} failed"));
             }
+        }
+        if self.cannot_serve_until().is_some_and(|until| now < until)
+            && let Some((_, _, cause)) = &self.unreached
+        {
+            why.push(format!("the active target could not be reached: {cause}"));
         }
         if why.is_empty() && !self.fit(now) {
             why.push("it was unfit until a moment ago".into());
@@ -996,9 +1077,10 @@ impl Node {
         may.then(|| since + FAILBACK_AFTER)
     }
 
-    /// Evidence is gathered while a standby hears nothing fresh for D/2, and no longer.
+    /// Evidence is gathered while a standby hears nothing fresh for D/2, or its peer's process is gone, and no longer.
     fn watch_evidence(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let silent = self.liveness.heard(now) != Heard::Heard && now >= self.listens_until();
+        let suspect = self.peer_gone || self.liveness.heard(now) != Heard::Heard;
+        let silent = suspect && now >= self.listens_until();
         let wanted = self.role == Role::Standby && silent && !self.stopping && self.vip.armed.is_some();
         match (wanted, self.evidence.running()) {
             (true, None) => {
@@ -1167,7 +1249,7 @@ impl Node {
         let urgent = match self.role {
             Role::Standby => self.evidence.running().is_some(),
             Role::Claiming => true,
-            Role::Active => self.alone_at() <= now,
+            Role::Active => self.peer_gone || self.alone_at() <= now,
             Role::Releasing => false,
         };
         if urgent {
@@ -1212,6 +1294,7 @@ impl Node {
             self.evidence.running().map(|at| at + self.setup.dead_after * EVIDENCE_FAST),
             Some(self.vip.open_until),
             self.hangs_at(),
+            self.cannot_serve_until(),
             (self.role == Role::Active).then_some(self.vip.kept_until),
             self.fit_since.map(|at| at + FIT_AGAIN_AFTER),
             self.wish_until,

@@ -48,10 +48,10 @@ pub enum Fact {
         state: UnitState,
         word: String,
     },
-    /// A role's target was not reached.
-    TargetFailed {
-        target: String,
-        result: String,
+    /// A role's target was reached, or why not.
+    Target {
+        target: Target,
+        failed: Option<String>,
     },
 }
 
@@ -148,6 +148,8 @@ async fn session(
     wanted.mark_changed();
     list.mark_changed();
     let mut resync = tokio::time::interval(RESYNC);
+    // The wanted target was not reached: asked for again with the next resync.
+    let mut again = false;
     loop {
         tokio::select! {
             changed = list.changed() => {
@@ -177,28 +179,25 @@ async fn session(
                 if changed.is_err() { return Ok(()); }
                 let target = *wanted.borrow_and_update();
                 if let Some(target) = target {
-                    let name = match target { Target::Active => &targets[0], Target::Standby => &targets[1] };
-                    // The answer means that the job is queued; how it ends comes as a signal.
-                    if let Err(error) = systemd.start_unit(name, "replace").await {
-                        let result = error.to_string();
-                        let _ = facts.send(Fact::TargetFailed { target: name.clone(), result }).await;
-                        if !matches!(error, zbus::Error::MethodError(..)) {
-                            return Err(error);
-                        }
-                    }
+                    again = !ask(&systemd, targets, target, facts).await?;
                     look(&mut words, facts).await?;
                 }
             }
             signal = jobs.next() => {
                 let Some(signal) = signal else { return Err(gone()) };
                 if let Ok(job) = signal.args() {
-                    let ours = targets.iter().any(|t| t == job.unit);
-                    let failed = !matches!(job.result, "done" | "canceled" | "skipped");
-                    if ours && failed {
-                        let (target, result) = (job.unit.to_owned(), job.result.to_owned());
-                        let _ = facts.send(Fact::TargetFailed { target, result }).await;
+                    let index = targets.iter().position(|t| t == job.unit);
+                    let target = index.map(|n| [Target::Active, Target::Standby][n]);
+                    // "canceled": another job replaced it. Of a stop nothing follows either; only the wish counts.
+                    if target.is_some() && target == *wanted.borrow() && job.result != "canceled" {
+                        let done = matches!(job.result, "done" | "skipped");
+                        let failed = (!done).then(|| format!("its start ended with \"{}\"", job.result));
+                        again = !done;
+                        if let Some(target) = target {
+                            let _ = facts.send(Fact::Target { target, failed }).await;
+                        }
                     }
-                    let ours = ours || words.iter().any(|(name, ..)| name == job.unit);
+                    let ours = target.is_some() || words.iter().any(|(name, ..)| name == job.unit);
                     if ours {
                         look(&mut words, facts).await?;
                     }
@@ -215,9 +214,28 @@ async fn session(
                     look(&mut words, facts).await?;
                 }
             }
-            _ = resync.tick() => look(&mut words, facts).await?,
+            _ = resync.tick() => {
+                look(&mut words, facts).await?;
+                let target = *wanted.borrow();
+                if let (true, Some(target)) = (again, target) {
+                    again = !ask(&systemd, targets, target, facts).await?;
+                }
+            }
         }
     }
+}
+
+/// Starts a role's target; false if systemd refuses. The answer means that the job is queued: how it ends comes as a signal.
+async fn ask(
+    systemd: &SystemdProxy<'_>,
+    targets: &[String; 2],
+    target: Target,
+    facts: &mpsc::Sender<Fact>,
+) -> zbus::Result<bool> {
+    let name = &targets[usize::from(target == Target::Standby)];
+    let Err(error) = systemd.start_unit(name, "replace").await else { return Ok(true) };
+    let _ = facts.send(Fact::Target { target, failed: Some(format!("systemd refuses: {error}")) }).await;
+    if matches!(error, zbus::Error::MethodError(..)) { Ok(false) } else { Err(error) }
 }
 
 /// Asks for every watched unit's state and tells what changed.

@@ -159,7 +159,10 @@ impl Pair {
     pub fn audit(&self) -> Result<()> {
         for node in self.lab.nodes() {
             let failed = node.failed_units()?;
-            ensure!(failed.is_empty(), "{}: failed units: {failed}", node.name);
+            if !failed.is_empty() {
+                let journal = node.journal(&["-n80", "-o", "short-precise"]).unwrap_or_default();
+                bail!("{}: failed units: {failed}\n{journal}", node.name);
+            }
         }
         Ok(())
     }

@@ -94,7 +94,7 @@ fn weight(alarm: &str) -> u8 {
         "BothActive" => 0,
         "PeerStillServes" | "Isolated" => 1,
         "Unfit" => 2,
-        "PeerLost" | "PeerOneWay" | "PeerStrange" => 3,
+        "PeerLost" | "PeerGone" | "PeerOneWay" | "PeerStrange" => 3,
         "Standalone" => 9,
         _ => 5,
     }

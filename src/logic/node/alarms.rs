@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use super::{Action, Node};
+use super::{Action, Node, Target};
 use crate::logic::election::Peer;
 use crate::logic::liveness::{Heard, LinkState};
 use crate::logic::time::Moment;
@@ -32,6 +32,15 @@ impl Node {
                 format!("{peer} is not heard on any link; look at its power, dre.service and the links"),
             );
         }
+        if has_peer && self.peer_gone {
+            raise(
+                "PeerGone",
+                format!(
+                    "the kernel withdrew the name of {peer}: its election process ended, or no TIPC link reaches it; look at \
+                     dre.service there"
+                ),
+            );
+        }
         if has_peer && heard == Heard::Unproven {
             raise(
                 "PeerOneWay",
@@ -40,7 +49,7 @@ impl Node {
         }
         if has_peer && heard != Heard::Lost {
             for (index, name) in self.setup.links.iter().enumerate() {
-                match self.liveness.link(now, index).0 {
+                match self.link(now, index).0 {
                     LinkState::Up => {}
                     LinkState::OneWay => raise(
                         "LinkOneWay",
@@ -162,6 +171,19 @@ impl Node {
                 "systemd cannot be asked over D-Bus: VIPs move all the same, the role's services follow when it is back; \
                  systemctl status dbus"
                     .into(),
+            );
+        }
+        let wanted = if self.role == Role::Active { Target::Active } else { Target::Standby };
+        if let Some((target, _, why)) = &self.unreached
+            && *target == wanted
+        {
+            raise(
+                "TargetFailed",
+                format!(
+                    "dre-{0}.target is not reached: {why}; it is asked for again every 2 s; systemctl status dre-lease \
+                     dre-{0}.target",
+                    target.word()
+                ),
             );
         }
         for (name, text) in &self.vip.alarms {

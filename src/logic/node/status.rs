@@ -64,7 +64,7 @@ impl Node {
                 .iter()
                 .enumerate()
                 .map(|(index, name)| {
-                    let (state, rtt, loss) = self.liveness.link(now, index);
+                    let (state, rtt, loss) = self.link(now, index);
                     let word = match state {
                         LinkState::Up => "up",
                         LinkState::OneWay => "one-way",
@@ -121,8 +121,7 @@ impl Node {
 
     /// `STATUS=` of sd_notify: `ACTIVE term 7 · peer hadev2 STANDBY · links 2/2 · VIPs 2/2`.
     pub fn status_line(&self, now: Moment) -> String {
-        let up =
-            (0..self.setup.links.len()).filter(|n| self.liveness.link(now, *n).0 == LinkState::Up).count();
+        let up = (0..self.setup.links.len()).filter(|n| self.link(now, *n).0 == LinkState::Up).count();
         let peer = match (&self.setup.peer, self.liveness.heard(now)) {
             (None, _) => "no peer".into(),
             (Some(peer), Heard::Heard | Heard::Suspect) => {

@@ -59,6 +59,11 @@ enum When {
     StreamGone,
     Interface(bool),
     Unit(UnitState),
+    /// The kernel's word of the peer's process.
+    Process(bool),
+    Bearer(bool),
+    /// systemd's word of the active target.
+    TargetFails(bool),
     Do(Command),
     Refused(Command),
     Stop,
@@ -197,6 +202,14 @@ impl Story {
                 report(&mut self.node, Report::Interface { name: "eth1".into(), fit: *fit }, &mut out);
             }
             Unit(state) => self.node.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
+            Process(present) => {
+                self.node.handle(now, Event::PeerProcess { present: *present }, &mut out);
+            }
+            When::Bearer(up) => self.node.handle(now, Event::Bearer { link: 0, up: *up }, &mut out),
+            TargetFails(fails) => {
+                let failed = fails.then(|| "its start ended with \"dependency\"".to_owned());
+                self.node.handle(now, Event::Target { target: Target::Active, failed }, &mut out);
+            }
             Do(command) => self.node.command(now, command.clone(), &mut out).expect("accepted"),
             Refused(command) => {
                 let refusal = self.node.command(now, command.clone(), &mut out);
@@ -310,6 +323,44 @@ fn an_active_node_goes_on_alone_by_the_arbitrator() {
         (1691, Nothing, Active, &[Ping]),
         (1692, Nothing, Releasing, &[Drop, StartStandby]),
     ]);
+}
+
+/// TIPC saw the peer's process end: evidence starts in that turn, the alarm is raised in it; the claim waits for the promise all
+/// the same.
+#[test]
+#[rustfmt::skip]
+fn a_withdrawn_name_starts_the_evidence_and_claims_nothing() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active),   Standby, &[]),
+        (1010, Process(false), Standby, &[Probe, Ping]),
+        (1011, Pong(1),        Standby, &[]),
+        (1050, Probes,         Standby, &[]),
+        (1480, Pong(1),        Standby, &[]),
+        (1490, Probes,         Standby, &[]),
+        (1499, Nothing,        Standby, &[]),
+        (1500, Nothing,        Active,  &[Hold, StartActive, ProbeEnd]),
+    ]);
+    let mut story = standby();
+    story.tell(&[(1000, peer(Active), Standby, &[])]);
+    let raised = story.step(1010, &Process(false));
+    assert!(raised.iter().any(|a| matches!(a, Action::Raised { alarm, .. } if alarm == "PeerGone")));
+    // It was there all the time, or is back: nothing came of it.
+    story.tell(&[(1015, Process(true), Standby, &[ProbeEnd]), (1020, peer(Active), Standby, &[])]);
+    // And an active node that loses its peer's process stays, and asks the arbitrator at once.
+    active().tell(&[(100, votes(), Active, &[Hold]), (101, Process(false), Active, &[Ping])]);
+}
+
+/// A link that the kernel says is down is an alarm in that turn, though every heartbeat came over the other.
+#[test]
+fn the_kernels_word_of_a_link_counts() {
+    let mut story = standby();
+    story.tell(&[(1000, peer(Active), Standby, &[])]);
+    let raised = story.step(1001, &When::Bearer(false));
+    assert!(raised.iter().any(|a| matches!(a, Action::Raised { alarm, .. } if alarm == "LinkDown")));
+    assert!(!story.node.status(at(1002), |_| String::new()).links[0].up);
+    let cleared = story.step(1003, &When::Bearer(true));
+    assert!(cleared.iter().any(|a| matches!(a, Action::Cleared { alarm } if alarm == "LinkDown")));
 }
 
 /// Silence, an arbitrator, a quiet wire: the claim comes at D, not before.
@@ -513,6 +564,30 @@ fn a_dre_vip_that_does_not_answer_makes_the_node_unfit() {
         (350, votes(), Releasing, &[Drop, StartStandby]),
     ]);
     assert_eq!(story.node.rule(), Rule::Unfit);
+}
+
+/// systemd cannot bring the services up here: the peer gets the role, and does not get it back at once.
+#[test]
+#[rustfmt::skip]
+fn an_active_target_that_is_not_reached_moves_the_role() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (110, TargetFails(true), Releasing, &[Drop, StartStandby]),
+        (111, ShutNow, Releasing, &[]),
+        (120, Unit(UnitState::Down), Standby, &[]),
+        (130, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
+    ]);
+    assert!(story.node.status(at(131), |_| String::new()).unfit_because[0].contains("dependency"));
+    // With an unfit peer it stays: half a service is better than none.
+    let mut story = active();
+    let unfit = Hears { role: Standby, wish: Wish::None, echo: Some(0), vote: true, fit: false };
+    story.tell(&[
+        (100, unfit, Active, &[Hold]),
+        (110, TargetFails(true), Active, &[]),
+    ]);
+    assert!(!story.node.fit(at(111)));
+    story.tell(&[(120, TargetFails(false), Active, &[])]);
 }
 
 #[test]
