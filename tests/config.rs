@@ -72,7 +72,7 @@ fn each_mistake_says_where_what_why_and_what_to_write() {
     refused("missed_max = 5", "missed_max = 2", 7, &["the lease would last", "write missed_max = 3"]);
     refused("interval_ms = 100\nmissed_max = 5", "interval_ms = 1000\nmissed_max = 100", 6, &["100000 ms"]);
     refused("startup_hold_ms = 3000", "startup_hold_ms = 400", 24, &["startup_hold_ms = 400", "500"]);
-    refused("interval_ms = 100", "transport = \"tipc\"", 6, &["tipc", "transport = \"udp\""]);
+    refused("interval_ms = 100", "transport = \"tipc\"", 6, &["[heartbeat.tipc]", "transport = \"udp\""]);
     refused("interval_ms = 100", "transport = \"carrier pigeon\"", 6, &["carrier pigeon"]);
     refused("interval_ms = 100", "port = 0", 6, &["port = 0", "1694"]);
     refused("addresses = [\"172.16.8.250\"]", "addresses = []", 9, &["no arbitrator"]);
@@ -177,6 +177,50 @@ fn a_drop_in_overrides_and_adds() {
     let wrong = [sources[0].clone(), (PathBuf::from("10-more.toml"), drop_in.replace("61/64", "61"))];
     let error = parse(&wrong, "dre", "hadev1", false).expect_err("no prefix");
     assert!(error.lines().contains("10-more.toml:4"), "{}", error.lines());
+}
+
+const TIPC: &str = r#"[nodes.hadev1]
+tipc = "1.1.23"
+[nodes.hadev2]
+tipc = "1.1.29"
+[heartbeat]
+transport = "tipc"
+[heartbeat.tipc]
+network_id = 1983
+bearers = { primary = "eth3", secondary = "eth4" }
+[arbitrator]
+addresses = ["172.16.8.250"]
+interface = "eth0"
+[[vip]]
+address = "172.16.9.61/24"
+interface = "eth1"
+"#;
+
+#[test]
+fn tipc_as_the_requirements_have_it() {
+    let settings = read(TIPC).expect("holds");
+    let tipc = settings.tipc.clone().expect("TIPC");
+    assert_eq!(
+        (tipc.network_id, tipc.local.0, tipc.peer.map(|p| p.0)),
+        (1983, 0x0100_1017, Some(0x0100_101d))
+    );
+    assert_eq!(settings.link_names(), ["primary", "secondary"]);
+    assert!(settings.links.is_empty() && settings.warnings.is_empty(), "{:?}", settings.warnings);
+    for (from, to, line, words) in [
+        ("tipc = \"1.1.29\"", "tipc = \"1.1.23\"", 4, ["1.1.23", "hadev1 and of hadev2"]),
+        ("tipc = \"1.1.29\"", "tipc = \"1.1.5000\"", 4, ["1.1.5000", "1 to 4095"]),
+        ("tipc = \"1.1.29\"", "links = {}", 3, ["hadev2 has no TIPC address", "tipc = \"1.1.23\""]),
+        ("1983", "10000", 8, ["network_id = 10000", "1 to 9999"]),
+        ("bearers = { primary = \"eth3\", secondary = \"eth4\" }", "", 7, ["names 0 bearers", "eth3"]),
+        ("secondary = \"eth4\"", "secondary = \"eth3\"", 9, ["primary and secondary", "eth3"]),
+        ("secondary = \"eth4\"", "secondary = \"eth0\"", 9, ["bearer secondary", "arbitrator's interface"]),
+        ("secondary = \"eth4\"", "secondary = \"eth1\"", 15, ["172.16.9.61/24", "bearer secondary"]),
+    ] {
+        let error = read(&TIPC.replacen(from, to, 1)).expect_err(&format!("{to:?} was accepted"));
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{to:?}: {words:?} in\n{text}");
+        assert!(error.json().iter().any(|f| f.line == line), "{to:?}: line {line} in\n{text}");
+    }
 }
 
 #[test]

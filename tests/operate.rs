@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lab::node::Node;
 use lab::web::{self, Visitor};
-use product::{Pair, VIP, configuration, ms, outage_ms};
+use product::{Pair, VIP, configuration, ms, outage_ms, report, runs};
 
 fn alive(node: &Node) -> Result<()> {
     for unit in ["multi-user.target", "ssh.service", "dre.service", "dre-vip.service"] {
@@ -18,35 +18,41 @@ fn alive(node: &Node) -> Result<()> {
     Ok(())
 }
 
-fn switched(pair: &Pair, what: &str, from: &str, by: impl FnOnce() -> Result<()>) -> Result<()> {
+fn switched(pair: &Pair, what: &str, from: &str, by: impl FnOnce() -> Result<()>) -> Result<f64> {
     let seen = pair.judged(ms(300), by)?;
     println!("{what}: {}", seen.summary());
     pair.settled(Duration::from_secs(20))?;
     ensure!(pair.active()?.name != from, "{what}: the role did not move");
     ensure!(outage_ms(&seen) < 1000.0, "{what}: outage {:.1} ms", outage_ms(&seen));
-    println!("FIGURE {what}: outage {:.1} ms", outage_ms(&seen));
     for node in pair.lab.nodes() {
         alive(node)?;
         let role = if pair.active()?.name == node.name { "active" } else { "standby" };
         node.wait_unit(&format!("dre-{role}.target"), "active", Duration::from_secs(10))?;
     }
-    pair.audit()
+    pair.audit()?;
+    Ok(outage_ms(&seen))
 }
 
 #[test]
 fn systemctl_is_a_safe_switchover() -> Result<()> {
     let pair = Pair::start(&configuration(10, 3, ""))?;
-    for verb in ["isolate", "start"] {
-        let (active, standby) = (pair.active()?, pair.standby()?);
-        switched(&pair, &format!("systemctl {verb} dre-active.target on the standby"), active.name, || {
-            standby.run(&["systemctl", verb, "dre-active.target"]).map(drop)
-        })?;
-    }
-    for (verb, target) in [("stop", "dre-active.target"), ("start", "dre-standby.target")] {
-        let active = pair.active()?;
-        switched(&pair, &format!("systemctl {verb} {target} on the active"), active.name, || {
-            active.run(&["systemctl", verb, target]).map(drop)
-        })?;
+    for (verb, target, by_the_active) in [
+        ("isolate", "dre-active.target", false),
+        ("start", "dre-active.target", false),
+        ("stop", "dre-active.target", true),
+        ("start", "dre-standby.target", true),
+    ] {
+        let what =
+            format!("systemctl {verb} {target} on the {}", if by_the_active { "active" } else { "standby" });
+        let mut outages = vec![];
+        for _ in 0..runs() {
+            let (active, standby) = (pair.active()?, pair.standby()?);
+            let node = if by_the_active { active } else { standby };
+            outages.push(switched(&pair, &what, active.name, || {
+                node.run(&["systemctl", verb, target]).map(drop)
+            })?);
+        }
+        report(&what, &mut outages);
     }
     Ok(())
 }
@@ -54,16 +60,18 @@ fn systemctl_is_a_safe_switchover() -> Result<()> {
 #[test]
 fn drectl_switches_over_and_prints_the_gap() -> Result<()> {
     let pair = Pair::start(&configuration(10, 3, ""))?;
-    for _ in 0..3 {
+    let mut outages = vec![];
+    for _ in 0..runs() {
         let active = pair.active()?;
         let mut said = String::new();
-        switched(&pair, "drectl switchover", active.name, || {
+        outages.push(switched(&pair, "drectl switchover", active.name, || {
             said = active.run(&["drectl", "switchover"])?;
             Ok(())
-        })?;
+        })?);
         ensure!(said.contains("ms"), "no gap in: {said}");
         println!("{said}");
     }
+    report("drectl switchover", &mut outages);
     let page = pair.active()?.run(&["drectl"])?;
     println!("{page}");
     ensure!(page.contains("ACTIVE") || page.contains("active"), "{page}");

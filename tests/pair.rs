@@ -11,11 +11,7 @@ mod product;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use product::{Pair, configuration, ms, outage_ms, report};
-
-fn runs() -> usize {
-    std::env::var("DRE_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
-}
+use product::{Pair, configuration, ms, outage_ms, report, runs};
 
 /// D = 30 ms.
 fn fast() -> Result<Pair> {

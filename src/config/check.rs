@@ -10,7 +10,7 @@ use ipnet::IpNet;
 
 use super::error::{Error, Finding, Place};
 use super::raw::{self, At, Raw};
-use super::{Arbitrator, Election, Heartbeat, Link, Services, Settings, Vip};
+use super::{Arbitrator, Election, Heartbeat, Link, Services, Settings, Vip, tipc};
 use crate::logic::liveness::LINKS_MAX;
 use crate::logic::wire::{GROUP_MAX, NAME_MAX};
 
@@ -23,19 +23,21 @@ const DEAD_AFTER_MAX_MS: u64 = 60_000;
 const INTERFACE_MAX: usize = 15;
 
 /// Our own units, which nobody may list as services.
-const OWN_UNITS: [&str; 6] = [
+const OWN_UNITS: [&str; 7] = [
     "dre.service",
     "dre.socket",
     "dre-vip.service",
+    "dre-tipc.service",
     "dre-lease.service",
     "dre-active.target",
     "dre-standby.target",
 ];
 
-struct Findings(Vec<Finding>);
+/// What does not hold.
+pub struct Findings(Vec<Finding>);
 
 impl Findings {
-    fn add(
+    pub fn add(
         &mut self,
         place: &Place,
         what: impl Into<String>,
@@ -105,9 +107,10 @@ pub fn settings(
     let peer = names.iter().find(|n| n.as_str() != node).map(|n| (*n).clone());
 
     // ---- links ---------------------------------------------------------------------------------------
+    let by_tipc = raw.transport.as_ref().is_some_and(|t| t.value == "tipc");
     let mut seen: BTreeMap<IpAddr, String> = BTreeMap::new();
     for (name, n) in &raw.nodes {
-        if n.links.is_empty() && !(standalone && names.len() == 1) {
+        if n.links.is_empty() && !by_tipc && !(standalone && names.len() == 1) {
             bad.add(
                 &n.place,
                 format!("node {name} has no links"),
@@ -162,7 +165,7 @@ pub fn settings(
                 format!("add {name} to this node's links, or remove it there"),
             );
         }
-        if links.len() == 1 {
+        if links.len() == 1 && !by_tipc {
             warnings.push(format!(
                 "only one link ({}): its loss leaves the arbitrator and the wire to decide; add a second heartbeat network",
                 links[0].name
@@ -242,18 +245,23 @@ pub fn settings(
             );
         }
     }
-    match raw.transport.as_ref().map(|t| (t.value.as_str(), &t.place)) {
-        None | Some(("udp", _)) => {}
-        Some(("tipc", place)) => bad.add(
-            place,
-            "transport = \"tipc\"",
-            "this release speaks UDP only",
-            "write transport = \"udp\"; addresses of the heartbeat networks stand in nodes.NAME.links",
-        ),
-        Some((other, place)) => {
-            bad.add(place, format!("transport = {other:?}"), "there is no such transport", "write \"udp\"")
+    let tipc = match raw.transport.as_ref().map(|t| (t.value.as_str(), &t.place)) {
+        None | Some(("udp", _)) => None,
+        Some(("tipc", place)) => {
+            // Addresses of links may stand beside it, for the day of a change back; they carry nothing now.
+            links.clear();
+            tipc::check(&raw, place, node, peer.as_deref(), &mut bad, &mut warnings)
         }
-    }
+        Some((other, place)) => {
+            bad.add(
+                place,
+                format!("transport = {other:?}"),
+                "there is no such transport",
+                "write \"udp\" or \"tipc\"",
+            );
+            None
+        }
+    };
 
     // ---- arbitrator ----------------------------------------------------------------------------------
     let arbitrator = match (&raw.arbitrators, &raw.arbitrator_interface) {
@@ -504,6 +512,7 @@ pub fn settings(
         peer,
         standalone,
         links,
+        tipc,
         heartbeat,
         arbitrator,
         vips,
@@ -523,7 +532,7 @@ fn parse_vip(text: &str) -> Option<IpNet> {
     text.contains('/').then(|| IpNet::from_str(text).ok()).flatten()
 }
 
-fn interface_name(bad: &mut Findings, name: &At<String>) {
+pub fn interface_name(bad: &mut Findings, name: &At<String>) {
     let n = &name.value;
     if n.is_empty() || n.len() > INTERFACE_MAX || n.contains(['/', ' ', ':']) {
         bad.add(

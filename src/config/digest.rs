@@ -2,7 +2,13 @@
 
 use sha2::{Digest, Sha256};
 
-use super::raw::Raw;
+use super::raw::{At, Raw, Tipc};
+
+fn tipc(tipc: &At<Tipc>) -> String {
+    let bearers: Vec<_> =
+        tipc.value.bearers.iter().map(|(link, interface)| format!("{link}={}", interface.value)).collect();
+    format!("{:?}:{}", tipc.value.network_id.as_ref().map(|id| id.value), bearers.join(","))
+}
 
 /// (whole, per section of [`super::SECTIONS`]). Comments, order of keys and of VIPs do not matter; every value does.
 pub fn of(raw: &Raw, group: &str, timing: (u64, u64, u64, u64)) -> ([u8; 32], [u32; 8]) {
@@ -35,7 +41,7 @@ pub fn of(raw: &Raw, group: &str, timing: (u64, u64, u64, u64)) -> ([u8; 32], [u
     let sections: [String; 8] = [
         nodes.join(";"),
         format!("{transport}:{interval}:{missed}:{port}"),
-        raw.tipc.as_ref().map(|t| format!("{:?}", t.value)).unwrap_or_default(),
+        raw.tipc.as_ref().map(tipc).unwrap_or_default(),
         format!("{}@{:?}", arbitrators.join(","), raw.arbitrator_interface.as_ref().map(|i| &i.value)),
         vips.join(";"),
         format!("{}|{}|{}", names(&raw.active), names(&raw.standby), names(&raw.both)),

@@ -51,6 +51,14 @@ impl Settings {
                 }
             }
         }
+        for bearer in self.tipc.iter().flat_map(|tipc| &tipc.bearers) {
+            if !facts.interfaces.contains_key(&bearer.interface) {
+                warnings.push(format!(
+                    "link {}: this host has no {} (now); when it comes: systemctl reload dre-tipc",
+                    bearer.name, bearer.interface
+                ));
+            }
+        }
         for vip in &self.vips {
             let ip = vip.address.addr();
             if let Some(link) = bearers.get(vip.interface.as_str()) {

@@ -16,10 +16,12 @@ mod error;
 mod host;
 mod key;
 mod raw;
+mod tipc;
 
 pub use error::{Error, Finding};
 pub use host::{HostFacts, gather as host_facts};
 pub use key::{Key, encode as encode_key, path as key_path, read as read_key};
+pub use tipc::{Bearer, Tipc, TipcAddress};
 
 /// The parts of a configuration that have a digest of their own, so that a difference can be named.
 pub const SECTIONS: [&str; 8] = [
@@ -48,7 +50,10 @@ pub struct Settings {
     pub peer: Option<String>,
     /// `DRE_STANDALONE=yes`: the peer's vote counts as given until a peer is heard.
     pub standalone: bool,
+    /// Heartbeat paths over UDP; empty where TIPC carries them.
     pub links: Vec<Link>,
+    /// `transport = "tipc"`.
+    pub tipc: Option<Tipc>,
     pub heartbeat: Heartbeat,
     pub arbitrator: Option<Arbitrator>,
     /// In the order of the file; the index is the VIP's number on the lease stream.
@@ -73,13 +78,21 @@ impl Settings {
         }
     }
 
+    /// Names of the heartbeat paths, whatever carries them.
+    pub fn link_names(&self) -> Vec<String> {
+        match &self.tipc {
+            Some(tipc) => tipc.bearers.iter().map(|b| b.name.clone()).collect(),
+            None => self.links.iter().map(|l| l.name.clone()).collect(),
+        }
+    }
+
     /// What the election's machine must know of it.
     pub fn setup(&self) -> crate::logic::node::Setup {
         crate::logic::node::Setup {
             group: self.group.clone(),
             node: self.node.clone(),
             peer: self.peer.clone(),
-            links: self.links.iter().map(|l| l.name.clone()).collect(),
+            links: self.link_names(),
             interval: self.heartbeat.interval,
             dead_after: self.heartbeat.dead_after(),
             guard: self.heartbeat.guard(),

@@ -48,9 +48,9 @@ struct HeartbeatToml {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct TipcToml {
-    network_id: Option<u32>,
+    network_id: Option<Spanned<u32>>,
     #[serde(default)]
-    bearers: BTreeMap<String, String>,
+    bearers: BTreeMap<String, Spanned<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -86,8 +86,12 @@ struct ElectionToml {
     startup_hold_ms: Option<Spanned<u64>>,
 }
 
-/// Network id and bearers.
-type Tipc = (Option<u32>, BTreeMap<String, String>);
+/// `[heartbeat.tipc]`.
+#[derive(Debug, Clone)]
+pub struct Tipc {
+    pub network_id: Option<At<u32>>,
+    pub bearers: BTreeMap<String, At<String>>,
+}
 
 /// All sources laid over each other.
 #[derive(Debug, Default)]
@@ -169,7 +173,12 @@ pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
         port: place(file.heartbeat.port),
         tipc: file.heartbeat.tipc.map(|t| {
             let t = at(path, t);
-            At { value: (t.value.network_id, t.value.bearers), place: t.place }
+            let bearers =
+                t.value.bearers.into_iter().map(|(link, interface)| (link, at(path, interface))).collect();
+            At {
+                value: Tipc { network_id: t.value.network_id.map(|id| at(path, id)), bearers },
+                place: t.place,
+            }
         }),
         arbitrators,
         arbitrator_interface,

@@ -17,4 +17,5 @@ pub mod ready;
 pub mod realtime;
 pub mod state;
 pub mod stream;
+pub mod tipc;
 pub mod udp;

@@ -116,7 +116,8 @@ impl Pair {
                 && words[n].contains("STANDBY")
                 && words[1 - n].starts_with("STANDBY")
                 && words[1 - n].contains("ACTIVE")
-                && !words.iter().any(|w| w.contains("Unfit"))
+                // The alarm, not the rule of the last change.
+                && !words.iter().any(|w| w.split_once("ALARM").is_some_and(|(_, all)| all.contains("Unfit")))
             {
                 return Ok(());
             }
@@ -171,6 +172,11 @@ impl Pair {
 /// The client's longest outage in milliseconds; 0 if there was none.
 pub fn outage_ms(seen: &Verdict) -> f64 {
     seen.outage_client().map_or(0.0, |gap| gap.length().as_secs_f64() * 1e3)
+}
+
+/// How often a fault is repeated: `DRE_RUNS`, by default a few, enough to see it.
+pub fn runs() -> usize {
+    std::env::var("DRE_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
 }
 
 pub fn median(values: &mut [f64]) -> f64 {

@@ -32,7 +32,7 @@ impl Node {
                 format!("{peer} is not heard on any link; look at its power, dre.service and the links"),
             );
         }
-        if has_peer && self.peer_gone {
+        if has_peer && self.peer_gone && self.liveness.ever() {
             raise(
                 "PeerGone",
                 format!(

@@ -1,0 +1,479 @@
+//! TIPC: heartbeats over RDM between named services, and the topology service's word of processes, nodes and links.
+//!
+//! The `tipc` crate gives no descriptor to wait for and no topology; so: socket2's sockets, the kernel's structures
+//! (linux/tipc.h) laid out here byte by byte, tokio's event loop. Nothing here waits.
+//!
+//! **Streams.** The kernel sends what leaves a socket over one of a node's two active links, chosen by the parity of
+//! the socket's own reference (net/tipc/node.c: `active_links[selector & 1]`). So there are two sockets, one of each
+//! parity: every heartbeat goes out by both, and with both links up it travels both. Which of them a given datagram
+//! took, nobody says: a link's state comes from the topology service.
+//!
+//! TIPC is not trusted: the datagrams are the authenticated ones of every transport.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::AsRawFd;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
+
+use super::ready::Ready;
+use crate::config::{Tipc, TipcAddress};
+use crate::logic::time::Moment;
+use crate::logic::wire::LENGTH;
+
+/// AF_TIPC of linux/socket.h.
+const AF_TIPC: libc::c_int = 30;
+/// The service type of dre's election processes: "dre" in ASCII and the version of this use. Types below 64 are the kernel's.
+const SERVICE: u32 = 0x6472_6501;
+/// linux/tipc.h: reserved service types of the topology service.
+const TOP_SRV: u32 = 1;
+const LINK_STATE: u32 = 2;
+/// `struct tipc_subscr` and `struct tipc_event`.
+const SUBSCR: usize = 28;
+const EVENT: usize = 48;
+/// enum tipc_socket_addr type.
+const SERVICE_RANGE: u8 = 1;
+const SERVICE_ADDR: u8 = 2;
+const CLUSTER_SCOPE: i8 = 2;
+const NODE_SCOPE: i8 = 3;
+/// One event for each publication; one for the first and the last.
+const SUB_PORTS: u32 = 1;
+const SUB_SERVICE: u32 = 2;
+const PUBLISHED: u32 = 1;
+const WITHDRAWN: u32 = 2;
+const SUBSCR_TIMEOUT: u32 = 3;
+/// Datagrams taken in one turn.
+const TURN_MAX: usize = 16;
+const RETRY: Duration = Duration::from_millis(500);
+
+/// A `struct sockaddr_tipc`, 16 bytes: family, kind, scope, then three words.
+fn address(kind: u8, scope: i8, words: [u32; 3]) -> io::Result<SockAddr> {
+    let mut bytes = [0u8; 16];
+    let family = u16::try_from(AF_TIPC).unwrap_or(30);
+    bytes[..2].copy_from_slice(&family.to_ne_bytes());
+    bytes[2] = kind;
+    bytes[3] = scope.to_ne_bytes()[0];
+    for (n, word) in words.iter().enumerate() {
+        bytes[4 + n * 4..8 + n * 4].copy_from_slice(&word.to_ne_bytes());
+    }
+    from_bytes(&bytes)
+}
+
+/// socket2 takes addresses of families it does not know as raw storage.
+fn from_bytes(bytes: &[u8; 16]) -> io::Result<SockAddr> {
+    let mut storage = SockAddrStorage::zeroed();
+    // SAFETY: sockaddr_storage is larger than 16 bytes and has no invalid bit patterns; SockAddr gets the length written.
+    unsafe {
+        std::ptr::copy_nonoverlapping(bytes.as_ptr(), (&raw mut storage).cast::<u8>(), bytes.len());
+        Ok(SockAddr::new(storage, 16))
+    }
+}
+
+/// The 16 bytes of an address the kernel gave.
+fn to_bytes(address: &SockAddr) -> [u8; 16] {
+    let mut bytes = [0; 16];
+    let len = (address.len() as usize).min(16);
+    // SAFETY: the storage behind `as_ptr` holds at least `len` initialised bytes.
+    unsafe { std::ptr::copy_nonoverlapping(address.as_ptr().cast::<u8>(), bytes.as_mut_ptr(), len) };
+    bytes
+}
+
+fn word(bytes: &[u8], at: usize) -> u32 {
+    let mut four = [0; 4];
+    four.copy_from_slice(&bytes[at..at + 4]);
+    u32::from_ne_bytes(four)
+}
+
+fn socket(kind: Type) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::from(AF_TIPC), kind, None).map_err(|error| match error.raw_os_error() {
+        Some(libc::EAFNOSUPPORT) => io::Error::new(
+            io::ErrorKind::Unsupported,
+            "the kernel has no TIPC: modprobe tipc (Debian: linux-image-amd64 has the module, the cloud kernels do not), \
+             or write transport = \"udp\" in [heartbeat]",
+        ),
+        Some(libc::EACCES | libc::EPERM) => {
+            io::Error::new(io::ErrorKind::PermissionDenied, format!("TIPC sockets are refused: {error}"))
+        }
+        _ => error,
+    })?;
+    socket.set_nonblocking(true)?;
+    Ok(socket)
+}
+
+/// SOL_TIPC options, which socket2 and nix do not name.
+fn option(socket: &Socket, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
+    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
+    // SAFETY: the descriptor is open for the whole call, the pointer is to a c_int and the length says so.
+    let rc = unsafe {
+        libc::setsockopt(socket.as_raw_fd(), libc::SOL_TIPC, name, (&raw const value).cast(), size)
+    };
+    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// This socket's reference; its parity chooses the link.
+fn reference(socket: &Socket) -> io::Result<u32> {
+    Ok(word(&to_bytes(&socket.local_addr()?), 4))
+}
+
+/// A bound heartbeat socket whose reference has this parity.
+fn stream(local: TipcAddress, parity: u32) -> io::Result<Ready> {
+    // Others are kept open meanwhile, or the next would get the same reference; references are random, 64 tries
+    // fail once in 2^64.
+    let mut others = vec![];
+    for _ in 0..64 {
+        let socket = socket(Type::from(libc::SOCK_RDM))?;
+        if reference(&socket)? & 1 != parity {
+            others.push(socket);
+            continue;
+        }
+        // linux/tipc.h: TIPC_IMPORTANCE = 127, critical = 3; TIPC_SRC_DROPPABLE = 128, TIPC_DEST_DROPPABLE = 129: a
+        // heartbeat that cannot be delivered is lost, not returned, and never waits for a congested link.
+        option(&socket, 127, 3)?;
+        option(&socket, 128, 1)?;
+        option(&socket, 129, 1)?;
+        socket.bind(&address(SERVICE_RANGE, CLUSTER_SCOPE, [SERVICE, local.0, local.0])?)?;
+        return Ready::new(socket.into());
+    }
+    Err(io::Error::other("no TIPC socket of the wanted parity in 64 tries"))
+}
+
+/// The heartbeat sockets of this node.
+pub struct Streams {
+    local: TipcAddress,
+    peer: Option<TipcAddress>,
+    sockets: Vec<Ready>,
+    wanted: usize,
+    retry_at: Moment,
+    error: Option<String>,
+    /// A turn ended with datagrams left: the next one does not wait for an edge.
+    more: bool,
+}
+
+impl Streams {
+    /// Opens what can be opened.
+    pub fn open(tipc: &Tipc, now: Moment) -> Self {
+        let wanted = tipc.bearers.len().min(2);
+        let (local, peer) = (tipc.local, tipc.peer);
+        let mut all = Self { local, peer, sockets: vec![], wanted, retry_at: now, error: None, more: false };
+        all.retry(now);
+        all
+    }
+
+    /// Opens again what is closed and has rested.
+    pub fn retry(&mut self, now: Moment) {
+        while self.sockets.len() < self.wanted && now >= self.retry_at {
+            match stream(self.local, u32::from(self.sockets.len() % 2 == 1)) {
+                Ok(socket) => {
+                    self.sockets.push(socket);
+                    self.error = None;
+                }
+                Err(error) => {
+                    self.error = Some(format!("heartbeats over TIPC: {error}"));
+                    self.retry_at = now + RETRY;
+                }
+            }
+        }
+    }
+
+    /// Why there are none.
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Sends or loses it.
+    pub fn send(&self, link: usize, bytes: &[u8]) {
+        let (Some(peer), false) = (self.peer, self.sockets.is_empty()) else { return };
+        let Ok(to) = address(SERVICE_ADDR, 0, [SERVICE, peer.0, 0]) else { return };
+        // Nobody has bound the name (EHOSTUNREACH), the link is congested (EAGAIN): as a lost datagram.
+        let _ = SockRef::from(self.sockets[link % self.sockets.len()].fd()).send_to(bytes, &to);
+    }
+
+    /// Hands every waiting datagram to `each`, a few per socket. One byte more than a heartbeat is read, so that a
+    /// longer one is seen to be longer.
+    pub fn drain(&mut self, mut each: impl FnMut(&[u8])) {
+        let mut buffer = [0; LENGTH + 1];
+        self.more = false;
+        for socket in &self.sockets {
+            let mut left = TURN_MAX;
+            while let Ok(len) = receive(&SockRef::from(socket.fd()), &mut buffer) {
+                // Length 0: an undeliverable message that came back; those are asked to be dropped.
+                if len > 0 {
+                    each(&buffer[..len]);
+                }
+                left -= 1;
+                if left == 0 {
+                    self.more = true;
+                    break;
+                }
+            }
+        }
+    }
+
+    /// Waits until some socket has something to read. Cancel safe.
+    pub async fn readable(&self) {
+        if !self.more {
+            any_readable(&self.sockets).await;
+        }
+    }
+}
+
+fn receive(socket: &Socket, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut raw = [MaybeUninit::<u8>::uninit(); 512];
+    let room = buffer.len().min(raw.len());
+    let len = socket.recv(&mut raw[..room])?;
+    for (to, from) in buffer.iter_mut().zip(&raw[..len]) {
+        // SAFETY: the kernel has written the first `len` bytes.
+        *to = unsafe { from.assume_init() };
+    }
+    Ok(len)
+}
+
+async fn any_readable(sockets: &[Ready]) {
+    let mut waits: Vec<_> = sockets.iter().map(|socket| Box::pin(socket.readable())).collect();
+    std::future::poll_fn(|cx| {
+        if waits.iter_mut().any(|wait| wait.as_mut().poll(cx).is_ready()) {
+            std::task::Poll::Ready(())
+        } else {
+            std::task::Poll::Pending
+        }
+    })
+    .await;
+}
+
+/// What the kernel says of the peer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// The peer's election process is there, or is not any more.
+    Process { present: bool },
+    /// A link to the peer: index of the bearer in the configuration.
+    Link { bearer: usize, up: bool },
+}
+
+/// The connection to the topology service.
+pub struct Topology {
+    peer: Option<TipcAddress>,
+    interfaces: Vec<String>,
+    socket: Option<Ready>,
+    retry_at: Moment,
+    /// Kernel's bearer number → bearer of the configuration, as links came up.
+    known: Vec<(u16, usize)>,
+    /// What holds before the service has said anything: it tells of what is there, never of what is not.
+    first: Vec<Event>,
+    error: Option<String>,
+}
+
+impl Topology {
+    pub fn open(tipc: &Tipc, now: Moment) -> Self {
+        let mut topology = Self {
+            peer: tipc.peer,
+            interfaces: tipc.bearers.iter().map(|b| b.interface.clone()).collect(),
+            socket: None,
+            retry_at: now,
+            known: vec![],
+            first: vec![],
+            error: None,
+        };
+        topology.retry(now);
+        topology
+    }
+
+    pub fn retry(&mut self, now: Moment) {
+        let Some(peer) = self.peer else { return };
+        if self.socket.is_some() || now < self.retry_at {
+            return;
+        }
+        match connect(peer) {
+            Ok(socket) => {
+                self.socket = Some(socket);
+                self.error = None;
+                self.first =
+                    (0..self.interfaces.len()).map(|bearer| Event::Link { bearer, up: false }).collect();
+                self.first.push(Event::Process { present: false });
+            }
+            Err(error) => {
+                self.error = Some(format!("the topology service of TIPC: {error}"));
+                self.retry_at = now + RETRY;
+            }
+        }
+    }
+
+    pub fn error(&self) -> Option<&str> {
+        self.error.as_deref()
+    }
+
+    /// Hands every waiting event to `each`. A connection that broke takes its knowledge along.
+    pub fn drain(&mut self, now: Moment, mut each: impl FnMut(Event)) {
+        self.first.drain(..).for_each(&mut each);
+        let Some(socket) = self.socket.take() else { return };
+        let mut buffer = [0; EVENT];
+        loop {
+            let connection = SockRef::from(socket.fd());
+            match receive(&connection, &mut buffer) {
+                Ok(EVENT) => {
+                    if let Some(event) = self.understand(&connection, &buffer) {
+                        each(event);
+                    }
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Ok(_) | Err(_) => {
+                    self.retry_at = now + RETRY;
+                    return;
+                }
+            }
+        }
+        self.socket = Some(socket);
+    }
+
+    pub async fn readable(&self) {
+        match &self.socket {
+            _ if !self.first.is_empty() => {}
+            Some(socket) => socket.readable().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    fn understand(&mut self, socket: &Socket, bytes: &[u8; EVENT]) -> Option<Event> {
+        let event = decode(bytes)?;
+        match event.service {
+            SERVICE => Some(Event::Process { present: event.kind == PUBLISHED }),
+            LINK_STATE if self.peer == Some(TipcAddress(event.lower)) => {
+                let number = (event.port & 0xffff) as u16;
+                let up = event.kind == PUBLISHED;
+                let named = up.then(|| link_name(socket, event.lower, number)).flatten();
+                if let Some(bearer) = named.and_then(|name| bearer_of(&name, &self.interfaces)) {
+                    self.known.retain(|(other, _)| *other != number);
+                    self.known.push((number, bearer));
+                }
+                let known = self.known.iter().find(|(other, _)| *other == number);
+                known.map(|(_, bearer)| Event::Link { bearer: *bearer, up })
+            }
+            _ => None,
+        }
+    }
+}
+
+fn connect(peer: TipcAddress) -> io::Result<Ready> {
+    let socket = socket(Type::SEQPACKET)?;
+    // Answered by this kernel within microseconds; TIPC_CONN_TIMEOUT (linux/tipc.h: 130), in ms, bounds it.
+    option(&socket, 130, 50)?;
+    socket.set_nonblocking(false)?;
+    socket.connect(&address(SERVICE_ADDR, NODE_SCOPE, [TOP_SRV, TOP_SRV, 0])?)?;
+    socket.set_nonblocking(true)?;
+    for (service, lower, upper, filter) in
+        [(SERVICE, peer.0, peer.0, SUB_SERVICE), (LINK_STATE, 0, u32::MAX, SUB_PORTS)]
+    {
+        socket.send(&subscription(service, lower, upper, filter))?;
+    }
+    Ready::new(socket.into())
+}
+
+/// A `struct tipc_subscr` that lasts for ever.
+fn subscription(service: u32, lower: u32, upper: u32, filter: u32) -> [u8; SUBSCR] {
+    let mut bytes = [0; SUBSCR];
+    for (n, word) in [service, lower, upper, u32::MAX, filter].iter().enumerate() {
+        bytes[n * 4..n * 4 + 4].copy_from_slice(&word.to_ne_bytes());
+    }
+    bytes
+}
+
+/// What of a `struct tipc_event` is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Raw {
+    kind: u32,
+    lower: u32,
+    port: u32,
+    service: u32,
+}
+
+fn decode(bytes: &[u8; EVENT]) -> Option<Raw> {
+    let kind = word(bytes, 0);
+    // event, found_lower, found_upper, port {ref, node}, then the subscription, whose first word is the type.
+    let raw = Raw { kind, lower: word(bytes, 4), port: word(bytes, 12), service: word(bytes, 20) };
+    match kind {
+        PUBLISHED | WITHDRAWN => Some(raw),
+        SUBSCR_TIMEOUT => None,
+        _ => None,
+    }
+}
+
+/// `struct tipc_sioc_ln_req` of linux/tipc.h: peer, bearer, name of at most 68 bytes.
+#[repr(C)]
+struct LinkName {
+    peer: u32,
+    bearer: u32,
+    name: [u8; 68],
+}
+
+/// SIOCGETLINKNAME: "1.1.23:eth3-1.1.29:eth3".
+fn link_name(socket: &Socket, peer: u32, bearer: u16) -> Option<String> {
+    let mut request = LinkName { peer, bearer: u32::from(bearer), name: [0; 68] };
+    // SAFETY: the request is the structure that this ioctl reads and writes, alive for the whole call.
+    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), 0x89e0, &raw mut request) };
+    let end = request.name.iter().position(|b| *b == 0).unwrap_or(68);
+    (rc == 0).then(|| String::from_utf8_lossy(&request.name[..end]).into_owned())
+}
+
+/// Which of our interfaces a link's name begins at: NODE:INTERFACE-NODE:INTERFACE, where a node may contain anything
+/// but a colon.
+fn bearer_of(name: &str, interfaces: &[String]) -> Option<usize> {
+    let after = name.split_once(':')?.1;
+    interfaces.iter().position(|interface| {
+        after.strip_prefix(interface.as_str()).is_some_and(|rest| rest.starts_with('-'))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Little-endian machines, on which the golden bytes were written down.
+    fn words(words: &[u32]) -> Vec<u8> {
+        words.iter().flat_map(|w| w.to_ne_bytes()).collect()
+    }
+
+    #[test]
+    fn addresses_are_laid_out_as_the_kernels_header_says() {
+        let bound =
+            address(SERVICE_RANGE, CLUSTER_SCOPE, [SERVICE, 0x0100_1017, 0x0100_1017]).expect("an address");
+        let mut golden = vec![];
+        golden.extend(30u16.to_ne_bytes());
+        golden.extend([1, 2]);
+        golden.extend(words(&[0x6472_6501, 0x0100_1017, 0x0100_1017]));
+        assert_eq!(to_bytes(&bound).to_vec(), golden);
+        assert_eq!(bound.len(), 16);
+        assert_eq!(bound.family(), 30);
+    }
+
+    #[test]
+    fn a_subscription_and_an_event() {
+        let peer = 0x0100_101d;
+        let asked = subscription(SERVICE, peer, peer, SUB_SERVICE);
+        assert_eq!(asked.to_vec(), words(&[SERVICE, peer, peer, u32::MAX, 2, 0, 0]));
+        let mut event = [0; EVENT];
+        event.copy_from_slice(&words(&[2, peer, peer, 77, peer, SERVICE, peer, peer, u32::MAX, 2, 0, 0]));
+        assert_eq!(decode(&event), Some(Raw { kind: WITHDRAWN, lower: peer, port: 77, service: SERVICE }));
+        event[0] = 3;
+        assert_eq!(decode(&event), None);
+        event[0] = 9;
+        assert_eq!(decode(&event), None);
+    }
+
+    #[test]
+    fn a_links_name_tells_its_interface() {
+        let ours = ["eth3".to_owned(), "eth4".to_owned(), "eth3-1".to_owned()];
+        assert_eq!(bearer_of("1.1.23:eth4-1.1.29:eth4", &ours), Some(1));
+        assert_eq!(bearer_of("node-a:eth3-node-b:eth4", &ours), Some(0));
+        assert_eq!(bearer_of("1001017:eth5-100101d:eth3", &ours), None);
+        assert_eq!(bearer_of("nonsense", &ours), None);
+    }
+
+    /// Where the kernel has no TIPC the error says what to do. Where it has, sockets open: nothing to see here.
+    #[test]
+    fn a_kernel_without_tipc_is_named_with_the_alternative() {
+        if let Err(error) = socket(Type::SEQPACKET) {
+            let text = error.to_string();
+            assert!(text.contains("modprobe tipc") && text.contains("transport = \"udp\""), "{text}");
+        }
+    }
+}
