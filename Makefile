@@ -10,7 +10,7 @@ INSTALL = install -D
 
 .PHONY: help build install check test bench demo demo-shell demo-down prepare
 help:
-	@echo "make build            the four binaries, PROFILE=release (or dev)"
+	@echo "make build            the five binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
 	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
 	@echo "make bench            the figures: the release build, ten runs a fault, ten minutes of load; root"
@@ -22,7 +22,7 @@ build:
 	$(CARGO) build --locked --profile $(PROFILE) --bins
 
 install: build
-	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip
+	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc
 	$(INSTALL) -m 0755 $(BUILT)/drectl $(DESTDIR)$(PREFIX)/bin/drectl
 	$(INSTALL) -m 0755 $(BUILT)/dre-generator $(LIB)/systemd/system-generators/dre-generator
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system units/*.service units/*.socket units/*.target

@@ -18,7 +18,8 @@ fn main() -> ExitCode {
         return ExitCode::from(64);
     };
     let result = config::load().map_err(|e| e.lines()).and_then(|settings| {
-        generate(Path::new(&directory), &settings.services).map_err(|error| format!("cannot write: {error}"))
+        generate(Path::new(&directory), &settings.services, settings.tipc.is_some())
+            .map_err(|error| format!("cannot write: {error}"))
     });
     if let Err(text) = result {
         let line = format!("<4>dre-generator: no units for managed services: {text}");
@@ -33,7 +34,7 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn generate(directory: &Path, services: &Services) -> io::Result<()> {
+fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
     let drop_in = |unit: &str, text: &str| -> io::Result<()> {
         let dir = directory.join(format!("{unit}.d"));
         fs::create_dir_all(&dir)?;
@@ -48,6 +49,9 @@ fn generate(directory: &Path, services: &Services) -> io::Result<()> {
             _ => Ok(()),
         }
     };
+    if tipc {
+        wanted_by("dre.service", "dre-tipc.service")?;
+    }
     for unit in &services.active {
         drop_in(unit, ACTIVE)?;
         wanted_by("dre-active.target", unit)?;
@@ -101,8 +105,10 @@ mod tests {
             standby: vec!["report.service".into()],
             both: vec!["memcached.service".into()],
         };
-        generate(&dir, &services).expect("generated");
-        generate(&dir, &services).expect("again is no error");
+        generate(&dir, &services, false).expect("generated");
+        assert!(!dir.join("dre.service.wants").exists(), "TIPC is not loaded unless it is configured");
+        generate(&dir, &services, true).expect("again is no error");
+        assert!(dir.join("dre.service.wants/dre-tipc.service").is_symlink());
         let drop_in = fs::read_to_string(dir.join("diameter.service.d/50-dre.conf")).expect("a drop-in");
         for line in [
             "BindsTo=dre-lease.service",

@@ -101,6 +101,11 @@ fn socket(kind: Type) -> io::Result<Socket> {
     Ok(socket)
 }
 
+/// Whether this kernel has TIPC (the module is loaded by asking, where it may be); the error says what to do.
+pub fn available() -> io::Result<()> {
+    socket(Type::SEQPACKET).map(drop)
+}
+
 /// SOL_TIPC options, which socket2 and nix do not name.
 fn option(socket: &Socket, name: libc::c_int, value: libc::c_int) -> io::Result<()> {
     let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);

@@ -28,11 +28,14 @@ use dre::shell::ping::{Pinger, Pong};
 use dre::shell::realtime;
 use dre::shell::state::{self, Keeper};
 use dre::shell::stream::{Listener, Stream};
-use dre::shell::udp::Links;
 use dre::snapshot::{Service, Status};
 use dre::stream::Report;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
+
+mod heartbeats;
+
+use heartbeats::Heartbeats;
 
 /// What readers of the status see is never older than this.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -135,7 +138,7 @@ type Published = Arc<Mutex<(Status, Moment)>>;
 struct Elect {
     settings: Settings,
     node: Node,
-    links: Links,
+    heartbeats: Heartbeats,
     pinger: Pinger,
     manager: Manager,
     keeper: Keeper,
@@ -174,7 +177,7 @@ impl Elect {
                 self.journal.log(Notice::Detail { text: format!("{action:?}") });
             }
             match action {
-                Action::Send { link, bytes } => self.links.send(link, &bytes[..], clock::now()),
+                Action::Send { link, bytes } => self.heartbeats.send(link, &bytes[..], clock::now()),
                 Action::Ping => self.pinger.send(self.settings.heartbeat.dead_after() / 2),
                 Action::Order(order) => {
                     if let Some(stream) = &mut self.stream
@@ -257,15 +260,14 @@ impl Elect {
     }
 
     fn datagrams(&mut self) {
-        let mut links = std::mem::replace(&mut self.links, Links::open(&[], 0, Moment::ZERO));
+        let mut heartbeats = std::mem::replace(&mut self.heartbeats, Heartbeats::Closed);
         let (node, mut actions) = (&mut self.node, std::mem::take(&mut self.actions));
         let mut waiting = vec![];
-        links.drain(|bytes| {
-            let now = clock::now();
-            node.handle(now, Event::Datagram { bytes }, &mut actions);
+        heartbeats.drain(clock::now(), |event| {
+            node.handle(clock::now(), event, &mut actions);
             waiting.append(&mut actions);
         });
-        self.links = links;
+        self.heartbeats = heartbeats;
         self.actions = waiting;
         self.act();
     }
@@ -315,10 +317,8 @@ impl Elect {
             }),
             Ok((settings, codec, _)) => {
                 let now = clock::now();
-                if settings.links != self.settings.links
-                    || settings.heartbeat.port != self.settings.heartbeat.port
-                {
-                    self.links = Links::open(&settings.links, settings.heartbeat.port, now);
+                if Heartbeats::differ(&self.settings, &settings) {
+                    self.heartbeats = Heartbeats::open(&settings, now);
                 }
                 if settings.arbitrator != self.settings.arbitrator {
                     (self.pinger, *pongs) = Pinger::new(settings.arbitrator.as_ref());
@@ -381,8 +381,8 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let (manager, mut facts) = Manager::start(&settings.group, units)?;
     let (pinger, mut pongs) = Pinger::new(settings.arbitrator.as_ref());
     let begun = clock::now();
-    let links = Links::open(&settings.links, settings.heartbeat.port, begun);
-    for error in links.errors() {
+    let heartbeats = Heartbeats::open(&settings, begun);
+    for error in heartbeats.errors() {
         journal.log(Notice::Trouble { text: error.to_owned() });
     }
     let mut actions = vec![];
@@ -396,7 +396,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let mut elect = Elect {
         settings,
         node,
-        links,
+        heartbeats,
         pinger,
         manager,
         keeper,
@@ -429,7 +429,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         let now = clock::now();
         if now >= next_retry {
             next_retry = now + RETRY_LINKS;
-            elect.links.retry(now);
+            elect.heartbeats.retry(now);
             elect.node.wall_clock(clock::wall_ms());
         }
         if let Some(period) = watchdog
@@ -446,7 +446,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         tokio::select! {
             biased;
             () = reports(elect.stream.as_ref()) => elect.reports(),
-            () = elect.links.readable() => elect.datagrams(),
+            () = elect.heartbeats.readable() => elect.datagrams(),
             Some(pong) = pongs.recv() => {
                 elect.event(Event::Pong { index: pong.index, sent: pong.sent, rtt: pong.rtt });
             }
