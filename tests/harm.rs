@@ -190,3 +190,32 @@ fn a_node_whose_systemd_cannot_start_the_role_gives_it_back() -> Result<()> {
     ensure!(journal.contains("dre-active.target was not reached"), "{journal}");
     Ok(())
 }
+
+/// The role went away and came back while systemd could not be asked: its units are of the new term all the same, and an
+/// operator's stop is heard.
+#[test]
+fn a_role_that_came_back_meanwhile_is_a_new_one_for_systemd() -> Result<()> {
+    let pair = fast()?;
+    let (first, second) = (pair.active()?, pair.standby()?);
+    first.wait_unit("dre-active.target", "active", SOON)?;
+    let invocation = |n: &Node| n.run(&["systemctl", "show", "-P", "InvocationID", "dre-lease.service"]);
+    let before = invocation(first)?;
+    first.run(&["systemctl", "stop", "dbus.socket", "dbus.service"])?;
+    for node in [first, second] {
+        node.run(&["drectl", "switchover"])?;
+        pair.settled(SOON)?;
+    }
+    ensure!(pair.active()?.name == first.name && invocation(first)? == before, "the bus was not away");
+    first.run(&["systemctl", "start", "dbus.socket", "dbus.service"])?;
+    first.wait_for(
+        &format!(
+            "test \"$(systemctl show -P InvocationID dre-lease.service)\" != {} && systemctl is-active -q dre-active.target",
+            before.trim()
+        ),
+        SOON,
+    )?;
+    first.run(&["systemctl", "start", "dre-standby.target"])?;
+    pair.settled(SOON)?;
+    ensure!(pair.active()?.name == second.name, "the operator's stop was not heard: {}", pair.journals());
+    pair.audit()
+}

@@ -22,7 +22,7 @@ fn switched(pair: &Pair, what: &str, from: &str, by: impl FnOnce() -> Result<()>
     let seen = pair.judged(ms(300), by)?;
     println!("{what}: {}", seen.summary());
     pair.settled(Duration::from_secs(20))?;
-    ensure!(pair.active()?.name != from, "{what}: the role did not move");
+    ensure!(pair.active()?.name != from, "{what}: the role did not move: {}", pair.journals());
     ensure!(outage_ms(&seen) < 1000.0, "{what}: outage {:.1} ms", outage_ms(&seen));
     for node in pair.lab.nodes() {
         alive(node)?;

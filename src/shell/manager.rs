@@ -1,13 +1,15 @@
 //! systemd over D-Bus, on a thread of its own: starts the roles' targets, watches the managed units.
 //!
 //! The bus may hang, restart or be gone: the loop never knows more of it than facts from a channel. The newest
-//! wish for a role is what is asked, again after each reconnection; older ones are forgotten.
+//! wish for a role is what is asked, again after each reconnection; of older ones only this is kept: a role that was
+//! let go in between is let go in systemd too, or its units would live on from one term into the next.
 
 use std::io;
 use std::time::Duration;
 
 use futures_util::StreamExt;
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 use zbus::wire::{ObjectPath, OwnedObjectPath};
 use zbus::{Connection, MatchRule, MessageStream, connection};
 
@@ -55,9 +57,16 @@ pub enum Fact {
     },
 }
 
+/// The newest wish, and how often the role was let go up to it.
+#[derive(Debug, Clone, Copy, Default)]
+struct Wanted {
+    target: Option<Target>,
+    releases: u64,
+}
+
 /// The loop's handle; never waits.
 pub struct Manager {
-    role: watch::Sender<Option<Target>>,
+    role: watch::Sender<Wanted>,
     units: watch::Sender<Vec<String>>,
 }
 
@@ -65,7 +74,7 @@ impl Manager {
     /// `group`: `dre`, or a template group's name. Facts come out of the receiver.
     pub fn start(group: &str, units: Vec<String>) -> io::Result<(Self, mpsc::Receiver<Fact>)> {
         let (facts, receiver) = mpsc::channel(256);
-        let (role, wanted) = watch::channel(None);
+        let (role, wanted) = watch::channel(Wanted::default());
         let (watched, list) = watch::channel(units);
         let name = move |role: &str, group: &str| match group {
             "dre" => format!("dre-{role}.target"),
@@ -83,7 +92,10 @@ impl Manager {
 
     /// Start this role's target; the newest wish counts.
     pub fn role(&self, target: Target) {
-        self.role.send_replace(Some(target));
+        self.role.send_modify(|wanted| {
+            wanted.target = Some(target);
+            wanted.releases += u64::from(target == Target::Standby);
+        });
     }
 
     pub fn watch(&self, units: Vec<String>) {
@@ -101,13 +113,13 @@ fn classify(word: &str) -> UnitState {
 
 async fn serve(
     targets: [String; 2],
-    mut wanted: watch::Receiver<Option<Target>>,
+    mut wanted: watch::Receiver<Wanted>,
     mut list: watch::Receiver<Vec<String>>,
     facts: mpsc::Sender<Fact>,
 ) {
-    let mut connected = None;
+    let (mut connected, mut released) = (None, 0);
     loop {
-        let result = session(&targets, &mut wanted, &mut list, &facts, &mut connected).await;
+        let result = session(&targets, &mut wanted, &mut list, &facts, &mut connected, &mut released).await;
         if facts.is_closed() {
             return;
         }
@@ -127,10 +139,11 @@ fn gone() -> zbus::Error {
 /// One connection, until it breaks.
 async fn session(
     targets: &[String; 2],
-    wanted: &mut watch::Receiver<Option<Target>>,
+    wanted: &mut watch::Receiver<Wanted>,
     list: &mut watch::Receiver<Vec<String>>,
     facts: &mpsc::Sender<Fact>,
     connected: &mut Option<bool>,
+    released: &mut u64,
 ) -> zbus::Result<()> {
     let connection: Connection = connection::Builder::system().method_timeout(PATIENCE).build().await?;
     let systemd = SystemdProxy::new(&connection).await?;
@@ -150,6 +163,8 @@ async fn session(
     let mut resync = tokio::time::interval(RESYNC);
     // The wanted target was not reached: asked for again with the next resync.
     let mut again = false;
+    // The active target waits for the standby target's job: the units of an earlier term go down first.
+    let mut waits: Option<Instant> = None;
     loop {
         tokio::select! {
             changed = list.changed() => {
@@ -177,8 +192,21 @@ async fn session(
             }
             changed = wanted.changed() => {
                 if changed.is_err() { return Ok(()); }
-                let target = *wanted.borrow_and_update();
-                if let Some(target) = target {
+                let Wanted { target, releases } = *wanted.borrow_and_update();
+                let let_go = releases != *released;
+                *released = releases;
+                let ask_for = match target {
+                    Some(Target::Active) if let_go => {
+                        waits = Some(Instant::now());
+                        Some(Target::Standby)
+                    }
+                    Some(Target::Active) if waits.is_some() => None,
+                    _ => {
+                        waits = None;
+                        target
+                    }
+                };
+                if let Some(target) = ask_for {
                     again = !ask(&systemd, targets, target, facts).await?;
                     look(&mut words, facts).await?;
                 }
@@ -188,8 +216,13 @@ async fn session(
                 if let Ok(job) = signal.args() {
                     let index = targets.iter().position(|t| t == job.unit);
                     let target = index.map(|n| [Target::Active, Target::Standby][n]);
+                    let wish = wanted.borrow().target;
+                    if waits.is_some() && target == Some(Target::Standby) {
+                        waits = None;
+                        again = !ask(&systemd, targets, Target::Active, facts).await?;
+                    }
                     // "canceled": another job replaced it. Of a stop nothing follows either; only the wish counts.
-                    if target.is_some() && target == *wanted.borrow() && job.result != "canceled" {
+                    if target.is_some() && target == wish && job.result != "canceled" {
                         let done = matches!(job.result, "done" | "skipped");
                         let failed = (!done).then(|| format!("its start ended with \"{}\"", job.result));
                         again = !done;
@@ -216,8 +249,11 @@ async fn session(
             }
             _ = resync.tick() => {
                 look(&mut words, facts).await?;
-                let target = *wanted.borrow();
-                if let (true, Some(target)) = (again, target) {
+                let target = wanted.borrow().target;
+                // A job whose end was missed is not waited for any longer than this.
+                let missed = waits.is_some_and(|since| since.elapsed() > RESYNC);
+                if let (true, Some(target)) = (again || missed, target) {
+                    waits = None;
                     again = !ask(&systemd, targets, target, facts).await?;
                 }
             }

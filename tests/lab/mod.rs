@@ -17,6 +17,7 @@
 //! | `node` | booting, commands, files, freezing, power loss |
 //! | `judge` | who answers for a VIP, and for how long nobody did |
 //! | `web` | a managed service (nginx on the VIP) and its client |
+//! | `vm` | the same two nodes as virtual machines, for what needs a kernel of its own |
 //! | `sys` | the system calls, all that is unsafe |
 //!
 //! Everything a lab makes (namespaces, control groups, mounts, `/run/dre-lab/…`) bears its id, `dre-lab.` + process +
@@ -30,6 +31,7 @@ pub mod net;
 pub mod node;
 pub mod rootfs;
 pub mod sys;
+pub mod vm;
 pub mod web;
 
 use std::fs;
@@ -51,7 +53,7 @@ use node::Node;
 const RUN: &str = "/run/dre-lab";
 const MARK: &str = "dre-lab.";
 
-type Install<'a> = Box<dyn Fn(&Path) -> Result<()> + 'a>;
+pub type Install<'a> = Box<dyn Fn(&Path) -> Result<()> + 'a>;
 
 /// How a lab is to be.
 #[derive(Default)]
@@ -105,9 +107,7 @@ impl<'a> Builder<'a> {
         let base = rootfs::provide(&self.packages)?;
         let guard = Remover(new_id());
         let prefix = guard.0.clone();
-        let dir = Path::new(RUN).join(&prefix);
-        fs::create_dir_all(&dir)?;
-        run("mount", &["-t", "tmpfs", "-o", "mode=755,size=4G", "dre-lab", &dir.to_string_lossy()])?;
+        let dir = lab_directory(&prefix, "4G")?;
         let net = Arc::new(Net::build(&prefix)?);
         let lay = |name| -> Result<Node> {
             let node = Node::lay(name, &prefix, &dir, &base, Arc::clone(&net))?;
@@ -181,6 +181,15 @@ impl Lab {
         self.net.silent(node.name, "eth3", cut)?;
         self.net.silent(node.name, "eth4", cut)
     }
+}
+
+/// The lab's own directory, in memory.
+fn lab_directory(id: &str, size: &str) -> Result<PathBuf> {
+    let dir = Path::new(RUN).join(id);
+    fs::create_dir_all(&dir)?;
+    let options = format!("mode=755,size={size}");
+    run("mount", &["-t", "tmpfs", "-o", &options, "dre-lab", &dir.to_string_lossy()])?;
+    Ok(dir)
 }
 
 struct Remover(String);

@@ -51,6 +51,16 @@ systemd-sysusers; ldconfig; journalctl --update-catalog
 touch /etc/.updated /var/.updated
 ";
 
+/// On top of it where there is a kernel: an initial RAM disk with what the machines boot from and no more, because it is
+/// unpacked under emulation.
+const FINISH_KERNEL: &str = "
+set -e
+printf 'MODULES=list\nCOMPRESS=gzip\nBUSYBOX=n\nFSTYPE=ext4\n' > /etc/initramfs-tools/conf.d/lab.conf
+printf 'virtio_pci\nvirtio_blk\nvirtio_net\nvirtio_console\next4\n' > /etc/initramfs-tools/modules
+rm -f /boot/initrd.img-*
+update-initramfs -c -k all
+";
+
 /// Where file systems are kept: $DRE_LAB_CACHE, or target/lab.
 pub fn cache() -> PathBuf {
     std::env::var_os("DRE_LAB_CACHE")
@@ -63,7 +73,7 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     packages.sort_unstable();
     packages.dedup();
     let mut hash = DefaultHasher::new();
-    (VERSION, &packages, FINISH).hash(&mut hash);
+    (VERSION, &packages, FINISH, FINISH_KERNEL).hash(&mut hash);
     let cache = cache();
     fs::create_dir_all(&cache)
         .with_context(|| format!("{}: cannot make the lab's cache", cache.display()))?;
@@ -96,6 +106,12 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH]).output()?;
     if !out.status.success() {
         bail!("{}: finishing failed: {}", part.display(), String::from_utf8_lossy(&out.stderr));
+    }
+    if packages.contains(&"linux-image-amd64") {
+        let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH_KERNEL]).output()?;
+        if !out.status.success() {
+            bail!("{}: no initial RAM disk: {}", part.display(), String::from_utf8_lossy(&out.stderr));
+        }
     }
     fs::rename(&part, &root)?;
     Ok(root)

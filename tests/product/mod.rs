@@ -122,16 +122,16 @@ impl Pair {
                 return Ok(());
             }
             if begun.elapsed() > limit {
-                let journals: Vec<String> = self
-                    .lab
-                    .nodes()
-                    .into_iter()
-                    .map(|n| n.journal(&["-n60", "-o", "short-precise"]).unwrap_or_default())
-                    .collect();
-                bail!("no agreement within {limit:?}: {words:?}\n{}", journals.join("\n----\n"));
+                bail!("no agreement within {limit:?}: {words:?}\n{}", self.journals());
             }
             std::thread::sleep(ms(20));
         }
+    }
+
+    /// The last of both nodes' journals, for a failure's report.
+    pub fn journals(&self) -> String {
+        let last = |n: &Node| n.journal(&["-n60", "-o", "short-precise"]).unwrap_or_default();
+        self.lab.nodes().map(last).join("\n----\n")
     }
 
     pub fn active(&self) -> Result<&Node> {
