@@ -8,11 +8,12 @@ BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
 
-.PHONY: help build install check test bench demo demo-shell demo-down prepare
+.PHONY: help build install check test test-lab test-vm bench demo demo-shell demo-down prepare
 help:
 	@echo "make build            the five binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
 	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
+	@echo "make test-vm          the part of it that needs a kernel of its own: two virtual machines; root"
 	@echo "make bench            the figures: the release build, ten runs a fault, ten minutes of load; root"
 	@echo "make demo             two nodes, a switchover and a power loss while a client pings; root"
 	@echo "make demo-down        removes what make demo left up"
@@ -55,9 +56,16 @@ prepare:
 	tests/prepare
 
 # One lab at a time: two on one machine would judge each other's load.
-test: prepare check
+test: prepare check test-lab test-vm
+
+test-lab:
 	$(CARGO) test --locked --test tidy --test config --test control --test gate --test lab_selftest
 	$(CARGO) test --locked --test pair --test operate --test life --test harm --test steady -- --test-threads=1 --nocapture
+
+# Emulated: slow, and alone on the machine for that reason.
+test-vm: prepare
+	$(CARGO) build --locked --bins
+	$(CARGO) test --locked --test vm -- --test-threads=1 --nocapture
 
 demo: prepare
 	$(CARGO) build --locked --bins --example demo

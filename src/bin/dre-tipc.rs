@@ -262,10 +262,10 @@ fn main() -> ExitCode {
     }
     let dead_after = settings.heartbeat.dead_after();
     let tolerance = Tipc::tolerance(dead_after);
-    if tolerance != dead_after {
+    if tolerance != dead_after / 2 {
         println!(
-            "dre-tipc: the kernel's tolerance goes from 50 ms to 30 s: {} ms is taken for D = {} ms; a link's loss is seen after that, \
-             the peer's loss after D all the same",
+            "dre-tipc: a link's tolerance would be D/2, and the kernel takes 50 ms to 30 s: {} ms for D = {} ms; a single link's loss \
+             is seen after that, the peer's loss after D all the same",
             tolerance.as_millis(),
             dead_after.as_millis()
         );

@@ -55,9 +55,10 @@ pub struct Tipc {
 }
 
 impl Tipc {
-    /// How long the kernel lets a link be silent before it takes it down: D, within the kernel's bounds.
+    /// How long the kernel lets a link be silent before it takes it down and moves its stream to the other: half of D,
+    /// so that this is over before the peer counts as lost; within the kernel's bounds.
     pub fn tolerance(dead_after: Duration) -> Duration {
-        dead_after.clamp(Duration::from_millis(TOLERANCE_MS.0), Duration::from_millis(TOLERANCE_MS.1))
+        (dead_after / 2).clamp(Duration::from_millis(TOLERANCE_MS.0), Duration::from_millis(TOLERANCE_MS.1))
     }
 }
 
@@ -185,8 +186,8 @@ mod tests {
     }
 
     #[test]
-    fn the_tolerance_is_d_within_the_kernels_bounds() {
-        for (d, tolerance) in [(30, 50), (50, 50), (500, 500), (60_000, 30_000)] {
+    fn the_tolerance_is_half_of_d_within_the_kernels_bounds() {
+        for (d, tolerance) in [(30, 50), (100, 50), (500, 250), (70_000, 30_000)] {
             assert_eq!(Tipc::tolerance(Duration::from_millis(d)), Duration::from_millis(tolerance));
         }
     }

@@ -109,6 +109,11 @@ pub enum Event<'a> {
         link: usize,
         up: bool,
     },
+    /// Something outside is not as it should be (or is again): an alarm for the operator, nothing to decide by.
+    Trouble {
+        name: &'static str,
+        text: Option<String>,
+    },
     /// The lease stream to dre-vip opened or closed.
     Stream {
         open: bool,
@@ -268,6 +273,7 @@ pub struct Node {
     peer_gone: bool,
     /// What the kernel says of each link, where it says anything.
     bearers: Vec<Option<bool>>,
+    troubles: BTreeMap<&'static str, String>,
     vip: Vip,
     units: Vec<UnitState>,
     manager: Option<bool>,
@@ -343,6 +349,7 @@ impl Node {
             says: None,
             peer_gone: false,
             bearers: vec![None; links],
+            troubles: BTreeMap::new(),
             vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
             units: vec![UnitState::Unknown; setup.services.len()],
             manager: None,
@@ -402,6 +409,11 @@ impl Node {
 
     pub fn term(&self) -> u64 {
         self.term
+    }
+
+    /// The peer is there, by fresh datagrams.
+    pub fn hears_peer(&self, now: Moment) -> bool {
+        matches!(self.liveness.heard(now), Heard::Heard | Heard::Suspect)
     }
 
     /// What this node promised the peer.
@@ -505,6 +517,15 @@ impl Node {
                 if let Some(state) = self.bearers.get_mut(link) {
                     *state = Some(up);
                     self.next_housekeeping = now;
+                }
+            }
+            Event::Trouble { name, text } => {
+                if self.troubles.get(name) != text.as_ref() {
+                    self.next_housekeeping = now;
+                    match text {
+                        Some(text) => drop(self.troubles.insert(name, text)),
+                        None => drop(self.troubles.remove(name)),
+                    }
                 }
             }
             Event::Stream { open } => {

@@ -15,7 +15,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::AsRawFd;
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, SockAddrStorage, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, SockAddrStorage, SockRef, Socket, Type};
 
 use super::ready::Ready;
 use crate::config::{Tipc, TipcAddress};
@@ -253,6 +253,8 @@ pub enum Event {
     Process { present: bool },
     /// A link to the peer: index of the bearer in the configuration.
     Link { bearer: usize, up: bool },
+    /// The link on this bearer ends at another interface of the peer than its own end has: cabled to the wrong network.
+    Crossed { bearer: usize, crossed: bool },
 }
 
 /// The connection to the topology service.
@@ -316,9 +318,7 @@ impl Topology {
             let connection = SockRef::from(socket.fd());
             match receive(&connection, &mut buffer) {
                 Ok(EVENT) => {
-                    if let Some(event) = self.understand(&connection, &buffer) {
-                        each(event);
-                    }
+                    self.understand(&connection, &buffer, &mut each);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(_) | Err(_) => {
@@ -338,24 +338,103 @@ impl Topology {
         }
     }
 
-    fn understand(&mut self, socket: &Socket, bytes: &[u8; EVENT]) -> Option<Event> {
-        let event = decode(bytes)?;
+    fn understand(&mut self, socket: &Socket, bytes: &[u8; EVENT], each: &mut impl FnMut(Event)) {
+        let Some(event) = decode(bytes) else { return };
         match event.service {
-            SERVICE => Some(Event::Process { present: event.kind == PUBLISHED }),
+            SERVICE => each(Event::Process { present: event.kind == PUBLISHED }),
             LINK_STATE if self.peer == Some(TipcAddress(event.lower)) => {
                 let number = (event.port & 0xffff) as u16;
                 let up = event.kind == PUBLISHED;
                 let named = up.then(|| link_name(socket, event.lower, number)).flatten();
-                if let Some(bearer) = named.and_then(|name| bearer_of(&name, &self.interfaces)) {
+                if let Some(name) = named
+                    && let Some(bearer) = bearer_of(&name, &self.interfaces)
+                {
                     self.known.retain(|(other, _)| *other != number);
                     self.known.push((number, bearer));
+                    let crossed = !name.ends_with(&format!(":{}", self.interfaces[bearer]));
+                    each(Event::Crossed { bearer, crossed });
                 }
-                let known = self.known.iter().find(|(other, _)| *other == number);
-                known.map(|(_, bearer)| Event::Link { bearer: *bearer, up })
+                if let Some((_, bearer)) = self.known.iter().find(|(other, _)| *other == number) {
+                    each(Event::Link { bearer: *bearer, up });
+                }
             }
-            _ => None,
+            _ => {}
         }
     }
+}
+
+/// Who speaks TIPC on the bearers, read from discovery messages on the wire: the kernel drops those of other networks
+/// without a word, and an operator needs one. Open only while the peer is not heard.
+pub struct Discovery {
+    network_id: u32,
+    local: TipcAddress,
+    bearers: Vec<(String, u32)>,
+    socket: Option<Socket>,
+}
+
+impl Discovery {
+    /// Closed.
+    pub fn new(tipc: &Tipc) -> Self {
+        let bearers = tipc.bearers.iter().map(|b| {
+            let index = nix::net::if_::if_nametoindex(b.interface.as_str()).unwrap_or(0);
+            (b.interface.clone(), index)
+        });
+        Self { network_id: tipc.network_id, local: tipc.local, bearers: bearers.collect(), socket: None }
+    }
+
+    /// What has come since the last look, in words, if it explains why the peer is not heard.
+    pub fn look(&mut self) -> Option<String> {
+        if self.socket.is_none() {
+            // ETH_P_TIPC of linux/if_ether.h; SOCK_DGRAM: without the Ethernet header.
+            let protocol = Protocol::from(i32::from(0x88ca_u16.to_be()));
+            let socket = Socket::new(Domain::PACKET, Type::DGRAM, Some(protocol)).ok()?;
+            socket.set_nonblocking(true).ok()?;
+            self.socket = Some(socket);
+        }
+        let socket = self.socket.as_ref()?;
+        let mut said = None;
+        let mut frame = [MaybeUninit::<u8>::uninit(); 64];
+        for _ in 0..64 {
+            let Ok((len, from)) = socket.recv_from(&mut frame) else { break };
+            // SAFETY: the kernel has written the first `len` bytes.
+            let bytes: Vec<u8> = frame[..len.min(64)].iter().map(|b| unsafe { b.assume_init() }).collect();
+            // struct sockaddr_ll: the interface's index is its second word.
+            let index = word(&to_bytes(&from), 4);
+            if let Some((interface, _)) = self.bearers.iter().find(|(_, i)| *i == index) {
+                said = strange(&bytes, interface, self.network_id, self.local).or(said);
+            }
+        }
+        said
+    }
+
+    pub fn close(&mut self) {
+        self.socket = None;
+    }
+}
+
+/// What is strange in a discovery message. net/tipc/msg.h: words of 32 bits in network order; the user in bits 25 to
+/// 28 of word 0 (13 = LINK_CONFIG), the sender in word 3, the network id in word 4.
+fn strange(frame: &[u8], interface: &str, network_id: u32, local: TipcAddress) -> Option<String> {
+    let at = |n: usize| {
+        let four = frame.get(n * 4..n * 4 + 4)?.first_chunk::<4>()?;
+        Some(u32::from_be_bytes(*four))
+    };
+    let (first, sender, id) = (at(0)?, TipcAddress(at(3)?), at(4)?);
+    if first >> 25 & 0xf != 13 {
+        return None;
+    }
+    if id != network_id {
+        return Some(format!(
+            "on {interface} TIPC node {sender} speaks for network {id}, this node is of network {network_id}: nodes of different \
+             networks do not talk; make network_id in [heartbeat.tipc] the same on both nodes and reboot the changed one"
+        ));
+    }
+    (sender == local).then(|| {
+        format!(
+            "on {interface} another machine has this node's TIPC address {local}; give each node its own tipc = \"Z.C.N\" \
+             and reboot the changed one"
+        )
+    })
 }
 
 fn connect(peer: TipcAddress) -> io::Result<Ready> {
@@ -471,6 +550,22 @@ mod tests {
         assert_eq!(bearer_of("node-a:eth3-node-b:eth4", &ours), Some(0));
         assert_eq!(bearer_of("1001017:eth5-100101d:eth3", &ours), None);
         assert_eq!(bearer_of("nonsense", &ours), None);
+    }
+
+    #[test]
+    fn a_discovery_message_of_another_network_or_of_our_own_address_is_strange() {
+        let message = |user: u32, sender: u32, id: u32| -> Vec<u8> {
+            [2 << 29 | user << 25, 0, 0, sender, id, 0].iter().flat_map(|w: &u32| w.to_be_bytes()).collect()
+        };
+        let judge = |bytes: &[u8]| strange(bytes, "eth3", 1983, TipcAddress(0x0100_1017));
+        assert_eq!(judge(&message(13, 0x0100_101d, 1983)), None);
+        let text = judge(&message(13, 0x0100_101d, 4711)).expect("another network");
+        assert!(text.contains("eth3") && text.contains("network 4711") && text.contains("1.1.29"), "{text}");
+        let text = judge(&message(13, 0x0100_1017, 1983)).expect("the same address");
+        assert!(text.contains("this node's TIPC address 1.1.23"), "{text}");
+        // Another user's message, and a short one.
+        assert_eq!(judge(&message(7, 0x0100_1017, 4711)), None);
+        assert_eq!(judge(&message(13, 0, 0)[..19]), None);
     }
 
     /// Where the kernel has no TIPC the error says what to do. Where it has, sockets open: nothing to see here.

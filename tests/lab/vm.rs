@@ -116,7 +116,8 @@ impl VmLab {
     }
 
     pub fn judge(&self, vip: &str) -> Result<Judge> {
-        Judge::start(&self.net.ns("client"), &self.net.ns("judge"), vip.parse()?)
+        let (client, judge) = (self.net.ns("client"), self.net.ns("judge"));
+        Judge::start_every(&client, &judge, vip.parse()?, Duration::from_millis(10))
     }
 
     /// The arbitrator's cable.

@@ -3,26 +3,34 @@
 use dre::config::Settings;
 use dre::logic::node::Event;
 use dre::logic::time::Moment;
-use dre::shell::tipc::{self, Streams, Topology};
+use dre::shell::tipc::{self, Discovery, Streams, Topology};
 use dre::shell::udp::Links;
+
+/// TIPC as one.
+pub struct Tipc {
+    streams: Streams,
+    topology: Topology,
+    discovery: Discovery,
+    links: Vec<String>,
+}
 
 pub enum Heartbeats {
     /// Between two transports, and while a turn has taken them out.
     Closed,
     Udp(Links),
-    Tipc {
-        streams: Streams,
-        topology: Topology,
-    },
+    Tipc(Box<Tipc>),
 }
 
 impl Heartbeats {
     /// Opens what can be opened; the rest is tried again by [`Self::retry`].
     pub fn open(settings: &Settings, now: Moment) -> Self {
         match &settings.tipc {
-            Some(tipc) => {
-                Self::Tipc { streams: Streams::open(tipc, now), topology: Topology::open(tipc, now) }
-            }
+            Some(tipc) => Self::Tipc(Box::new(Tipc {
+                streams: Streams::open(tipc, now),
+                topology: Topology::open(tipc, now),
+                discovery: Discovery::new(tipc),
+                links: settings.link_names(),
+            })),
             None => Self::Udp(Links::open(&settings.links, settings.heartbeat.port, now)),
         }
     }
@@ -36,19 +44,32 @@ impl Heartbeats {
         match self {
             Self::Closed => {}
             Self::Udp(links) => links.retry(now),
-            Self::Tipc { streams, topology } => {
-                streams.retry(now);
-                topology.retry(now);
+            Self::Tipc(tipc) => {
+                tipc.streams.retry(now);
+                tipc.topology.retry(now);
             }
         }
     }
 
-    /// Why some of it is closed.
-    pub fn errors(&self) -> Vec<&str> {
-        match self {
+    /// What of it is closed, and why; `None`: nothing.
+    pub fn closed(&self) -> Option<String> {
+        let errors: Vec<&str> = match self {
             Self::Closed => vec![],
             Self::Udp(links) => links.errors().collect(),
-            Self::Tipc { streams, topology } => streams.error().into_iter().chain(topology.error()).collect(),
+            Self::Tipc(tipc) => tipc.streams.error().into_iter().chain(tipc.topology.error()).collect(),
+        };
+        (!errors.is_empty()).then(|| errors.join("; "))
+    }
+
+    /// What is on the wire that explains a peer who is not heard.
+    pub fn strange(&mut self, heard: bool) -> Option<String> {
+        match self {
+            Self::Tipc(tipc) if !heard => tipc.discovery.look(),
+            Self::Tipc(tipc) => {
+                tipc.discovery.close();
+                None
+            }
+            _ => None,
         }
     }
 
@@ -57,7 +78,7 @@ impl Heartbeats {
         match self {
             Self::Closed => {}
             Self::Udp(links) => links.send(link, bytes, now),
-            Self::Tipc { streams, .. } => streams.send(link, bytes),
+            Self::Tipc(tipc) => tipc.streams.send(link, bytes),
         }
     }
 
@@ -66,12 +87,17 @@ impl Heartbeats {
         match self {
             Self::Closed => {}
             Self::Udp(links) => links.drain(|bytes| each(Event::Datagram { bytes })),
-            Self::Tipc { streams, topology } => {
-                streams.drain(|bytes| each(Event::Datagram { bytes }));
-                topology.drain(now, |event| {
+            Self::Tipc(tipc) => {
+                tipc.streams.drain(|bytes| each(Event::Datagram { bytes }));
+                let links = &tipc.links;
+                tipc.topology.drain(now, |event| {
                     each(match event {
                         tipc::Event::Process { present } => Event::PeerProcess { present },
                         tipc::Event::Link { bearer, up } => Event::Bearer { link: bearer, up },
+                        tipc::Event::Crossed { bearer, crossed } => {
+                            let link = links.get(bearer).map_or("?", String::as_str);
+                            Event::Trouble { name: "LinkCrossed", text: crossed.then(|| crossing(link)) }
+                        }
                     });
                 });
             }
@@ -83,12 +109,19 @@ impl Heartbeats {
         match self {
             Self::Closed => std::future::pending().await,
             Self::Udp(links) => links.readable().await,
-            Self::Tipc { streams, topology } => {
+            Self::Tipc(tipc) => {
                 tokio::select! {
-                    () = streams.readable() => {}
-                    () = topology.readable() => {}
+                    () = tipc.streams.readable() => {}
+                    () = tipc.topology.readable() => {}
                 }
             }
         }
     }
+}
+
+fn crossing(link: &str) -> String {
+    format!(
+        "link {link} ends at another interface of the peer than here: a bearer is cabled to the wrong network; compare the \
+         cables with [heartbeat.tipc] bearers"
+    )
 }

@@ -272,6 +272,18 @@ impl Elect {
         self.act();
     }
 
+    /// What keeps heartbeats from coming, as far as this machine can see it.
+    fn troubles(&mut self) {
+        let text = self.heartbeats.closed();
+        self.event(Event::Trouble { name: "LinkClosed", text });
+        let heard = self.node.hears_peer(clock::now());
+        let seen = self.heartbeats.strange(heard);
+        // Discovery comes every second: the word stands until the peer is heard.
+        if seen.is_some() || heard {
+            self.event(Event::Trouble { name: "TipcStrange", text: seen });
+        }
+    }
+
     fn fact(&mut self, fact: Fact) {
         match fact {
             Fact::Connected(connected) => self.event(Event::Manager { connected }),
@@ -382,9 +394,6 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let (pinger, mut pongs) = Pinger::new(settings.arbitrator.as_ref());
     let begun = clock::now();
     let heartbeats = Heartbeats::open(&settings, begun);
-    for error in heartbeats.errors() {
-        journal.log(Notice::Trouble { text: error.to_owned() });
-    }
     let mut actions = vec![];
     let node = Node::new(begun, settings.setup(), codec, session, term, restarted, &mut actions);
     let published: Published = Arc::new(Mutex::new((node.status(begun, clock::rfc3339), begun)));
@@ -430,6 +439,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         if now >= next_retry {
             next_retry = now + RETRY_LINKS;
             elect.heartbeats.retry(now);
+            elect.troubles();
             elect.node.wall_clock(clock::wall_ms());
         }
         if let Some(period) = watchdog

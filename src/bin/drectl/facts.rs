@@ -61,6 +61,9 @@ pub fn gather(socket: &Path) -> Facts {
 }
 
 fn look_with(facts: &mut Facts, s: &Settings) {
+    if s.tipc.is_some() {
+        facts.tipc = Some(dre::shell::tipc::available().map_err(|error| error.to_string()));
+    }
     if let Some(arbitrator) = &s.arbitrator {
         facts.arbitrator_source = arbitrator.addresses.iter().map(|a| (*a, source_towards(*a))).collect();
     }

@@ -54,6 +54,8 @@ pub struct Facts {
     pub systemd: bool,
     /// Role of the running daemon, or why it is not to be had.
     pub daemon: Option<Result<String, String>>,
+    /// Whether the kernel has TIPC; looked at where it is configured.
+    pub tipc: Option<Result<(), String>>,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -204,10 +206,29 @@ fn links(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
             );
         }
     }
-    if s.links.len() == 1 {
+    if let Some(tipc) = &s.tipc {
+        match &f.tipc {
+            Some(Err(error)) => out.bad(error.clone(), "mend that, or change the transport on both nodes"),
+            _ => out.ok(format!("TIPC: {} in network {}", tipc.local, tipc.network_id)),
+        }
+        for bearer in &tipc.bearers {
+            match f.interfaces.get(&bearer.interface) {
+                None => out.bad(
+                    format!("link {}: this host has no {}", bearer.name, bearer.interface),
+                    "mend [heartbeat.tipc] bearers; when the interface comes later: systemctl reload dre-tipc",
+                ),
+                Some(interface) if !interface.carrier => out.bad(
+                    format!("link {}: {} has no carrier", bearer.name, bearer.interface),
+                    "look at the cable and the switch",
+                ),
+                Some(_) => out.ok(format!("link {}: TIPC on {}, carrier", bearer.name, bearer.interface)),
+            }
+        }
+    }
+    if s.link_names().len() == 1 {
         out.warn(
             "there is one heartbeat link: when it fails, the arbitrator and the wire must decide",
-            "add a second under [nodes.*] links, on a bearer of its own",
+            "add a second, on an interface, cable and switch of its own",
         );
     }
 }

@@ -38,7 +38,7 @@ pub fn check(args: &FileArgs) -> Done {
     anstream::println!(
         "the configuration holds: node {}, {peer}, {} links, {} VIPs, lost after {} ms",
         settings.node,
-        settings.links.len(),
+        settings.link_names().len(),
         settings.vips.len(),
         ms(settings.heartbeat.dead_after())
     );
@@ -80,6 +80,10 @@ fn as_json(s: &Settings) -> Value {
         derived(s).into_iter().map(|(name, value, _)| (name.to_owned(), json!(value))).collect();
     json!({
         "group": s.group, "node": s.node, "peer": s.peer, "standalone": s.standalone,
+        "tipc": s.tipc.as_ref().map(|t| json!({
+            "network_id": t.network_id, "local": t.local.to_string(), "peer": t.peer.map(|p| p.to_string()),
+            "bearers": t.bearers.iter().map(|b| json!({ "name": b.name, "interface": b.interface })).collect::<Vec<_>>(),
+        })),
         "links": s.links.iter().map(|l| json!({ "name": l.name, "local": l.local, "peer": l.peer })).collect::<Vec<_>>(),
         "heartbeat": {
             "interval_ms": ms(s.heartbeat.interval), "missed_max": s.heartbeat.missed_max, "port": s.heartbeat.port,
@@ -116,6 +120,18 @@ fn write_text(out: &mut String, s: &Settings) -> std::fmt::Result {
     }
     for link in &s.links {
         writeln!(out, "\n[links.{}]\nlocal = \"{}\"\npeer = \"{}\"", link.name, link.local, link.peer)?;
+    }
+    if let Some(tipc) = &s.tipc {
+        let peer = tipc.peer.map(|peer| format!("\npeer = \"{peer}\"")).unwrap_or_default();
+        let bearers: Vec<_> =
+            tipc.bearers.iter().map(|b| format!("{} = {:?}", b.name, b.interface)).collect();
+        writeln!(
+            out,
+            "\n[heartbeat.tipc]\nnetwork_id = {}\nlocal = \"{}\"{peer}\nbearers = {{ {} }}",
+            tipc.network_id,
+            tipc.local,
+            bearers.join(", ")
+        )?;
     }
     let h = &s.heartbeat;
     writeln!(

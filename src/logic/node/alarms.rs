@@ -186,6 +186,9 @@ impl Node {
                 ),
             );
         }
+        for (name, text) in &self.troubles {
+            raise(name, text.clone());
+        }
         for (name, text) in &self.vip.alarms {
             all.push((name.clone().into(), text.clone()));
         }
