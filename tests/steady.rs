@@ -86,7 +86,14 @@ fn a_loaded_machine_changes_no_role() -> Result<()> {
     };
     for (node, was) in pair.lab.nodes().into_iter().zip(terms) {
         let is = node.run(&["drectl", "status", "--json"])?;
-        ensure!(term(&is) == term(&was), "{}: term {} became {}", node.name, term(&was), term(&is));
+        ensure!(
+            term(&is) == term(&was),
+            "{}: term {} became {}\n{}",
+            node.name,
+            term(&was),
+            term(&is),
+            pair.journals()
+        );
     }
     Ok(())
 }

@@ -269,6 +269,30 @@ fn tipc_through_every_fault() -> Result<()> {
     }
     let (active, standby) = pair.settled()?;
 
+    // One bearer of the standby in the wrong network: the link is down, and the active says which cable it is.
+    let seen = pair.judged(ms(500), || {
+        standby.plug("eth4", "eth3")?;
+        for vm in [active, standby] {
+            alarm(vm, "LinkDown")?;
+        }
+        alarm(active, "TipcMiscabled").map(drop)
+    })?;
+    pair.stayed("a bearer cabled to the wrong network", &seen, active)?;
+    println!("{}", active.run(&["drectl"])?);
+    standby.plug("eth4", "eth4")?;
+    let (active, standby) = pair.settled()?;
+
+    // New settings by reload; undone on stop, but only what was ours.
+    for vm in [active, standby] {
+        vm.sh("sed -i 's/missed_max = 5/missed_max = 8/' /etc/dre/dre.toml; systemctl reload dre")?;
+        vm.wait_for("test $(tipc bearer get tolerance media eth device eth4) = 400", SOON)?;
+    }
+    standby.sh("tipc bearer enable media eth device eth2; systemctl stop dre dre-tipc")?;
+    let left = standby.run(&["tipc", "bearer", "list"])?;
+    ensure!(left.trim() == "eth:eth2", "left after stop: {left}");
+    standby.sh("tipc bearer disable media eth device eth2; systemctl start dre")?;
+    let (active, standby) = pair.settled()?;
+
     // Power loss.
     let seen = pair.judged(ms(2500), || active.power_loss().map(drop))?;
     pair.moved("power loss", &seen, standby, ms(5000))?;
@@ -305,7 +329,22 @@ fn tipc_through_every_fault() -> Result<()> {
     })?;
     pair.stayed("different network ids", &seen, standby)?;
     println!("{}", again.run(&["drectl"])?);
-    Ok(())
+
+    // One address on both.
+    let (mine, other) = if again.name == "hadev1" { ("1.1.23", "1.1.29") } else { ("1.1.29", "1.1.23") };
+    again.sh(&format!(
+        "sed -i 's/network_id = 1984/network_id = 1983/; s/{mine}/X/; s/{other}/{mine}/; s/X/{other}/' /etc/dre/dre.toml"
+    ))?;
+    let seen = pair.judged(ms(500), || {
+        again.reboot()?;
+        for vm in [standby, again] {
+            alarm(vm, "TipcStrange")?;
+            let page = vm.run(&["drectl"])?;
+            ensure!(page.contains(&format!("this node's TIPC address {other}")), "{page}");
+        }
+        Ok(())
+    })?;
+    pair.stayed("one TIPC address on both nodes", &seen, standby)
 }
 
 const BOND: &str = "

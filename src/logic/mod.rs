@@ -14,5 +14,6 @@ pub mod node;
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]
 mod sim;
+pub mod sync;
 pub mod time;
 pub mod wire;

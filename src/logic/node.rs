@@ -989,10 +989,16 @@ impl Node {
         why
     }
 
-    /// From when on an unacknowledged order means that dre-vip hangs.
+    /// From when on an unacknowledged order means that dre-vip hangs: when what it stored last runs out. Until then it
+    /// answers, and a machine that is merely loaded keeps its role.
     fn hangs_at(&self) -> Option<Moment> {
-        let patience = (self.setup.dead_after / 2).max(Duration::from_millis(20));
-        self.vip.unacknowledged.map(|since| since + patience)
+        self.vip.unacknowledged.map(|since| self.vip.kept_until.max(since + Duration::from_millis(20)))
+    }
+
+    /// No further orders to a dre-vip that owes an answer for this long: all of them would have to run out before the role is
+    /// free, should it turn out to hang.
+    fn holds_back(&self, now: Moment) -> bool {
+        self.vip.unacknowledged.is_some_and(|since| now >= since + self.setup.dead_after / 4)
     }
 
     fn differs(&self) -> bool {
@@ -1222,7 +1228,7 @@ impl Node {
             return;
         }
         let worth = self.setup.interval.min(Duration::from_millis(20)) / 4;
-        if first || until >= self.vip.open_until + worth {
+        if first || (until >= self.vip.open_until + worth && !self.holds_back(now)) {
             self.vip.open_until = self.vip.open_until.max(until);
             self.vip.shut = false;
             self.vip.unacknowledged.get_or_insert(now);

@@ -43,7 +43,7 @@ impl Rng {
     fn between(&mut self, low: u64, high: u64) -> u64 {
         low + self.below(high - low + 1)
     }
-    fn chance(&mut self, percent: u64) -> bool {
+    pub(crate) fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
 }
@@ -771,7 +771,7 @@ impl World {
         let short = self.rng.between(1, 60) * MS;
         let long = self.rng.between(100, 6000) * MS;
         let span = if self.rng.chance(50) { short } else { long };
-        match self.rng.below(20) {
+        match self.rng.below(22) {
             0 | 1 => {
                 let link = usize::try_from(self.rng.below(2)).unwrap_or(0);
                 self.links[node][link] = self.rng.chance(40);
@@ -842,6 +842,19 @@ impl World {
                     self.tell_elect(node, Report::Interface { name: "eth1".into(), fit });
                 }
             }
+            19 => {
+                // What TIPC or systemd says may be false, late or missing: it must not matter to safety.
+                let word = match self.rng.below(3) {
+                    0 => Event::PeerProcess { present: self.rng.chance(50) },
+                    1 => Event::Bearer { link: 0, up: self.rng.chance(50) },
+                    _ => {
+                        let failed = self.rng.chance(30).then(|| "dependency".to_owned());
+                        Event::Target { target: Target::Active, failed }
+                    }
+                };
+                self.note(|| format!("node {node}: told {word:?}"));
+                self.tell(node, word);
+            }
             _ => {
                 let command = match self.rng.below(4) {
                     0 => Command::LeaseTake { unit: None },
@@ -879,8 +892,21 @@ impl World {
         }
     }
 
+    /// A fact from outside, heard at once if anybody is there to hear it.
+    fn tell(&mut self, node: usize, event: Event<'_>) {
+        if self.elect_runs(node) {
+            let now = self.local(node);
+            let mut out = vec![];
+            self.machines[node].elect.as_mut().expect("runs").handle(now, event, &mut out);
+            self.carry_out(node, out);
+            self.turn(node);
+        }
+    }
+
     fn mend_nodes(&mut self) {
         for node in 0..2 {
+            self.tell(node, Event::PeerProcess { present: true });
+            self.tell(node, Event::Target { target: Target::Active, failed: None });
             let stream = self.machines[node].stream;
             let fit = Report::Interface { name: "eth1".into(), fit: true };
             self.at(self.now, Happening::ToElect { node, stream, report: fit });

@@ -520,6 +520,12 @@ impl Vm {
         self.monitor(&[json!({"execute": "set_link", "arguments": {"name": interface, "up": up}})])
     }
 
+    /// The other end of an interface's cable in another network's switch.
+    pub fn plug(&self, interface: &str, net: &str) -> Result<()> {
+        let (port, bridge) = (format!("{}-{interface}", self.name), format!("br-{net}"));
+        net::ip(&["-n", &self.net.ns("switch"), "link", "set", &port, "master", &bridge], "")
+    }
+
     /// The whole machine stands still, its kernel and clocks too; or goes on.
     pub fn pause(&self, paused: bool) -> Result<()> {
         self.monitor(&[json!({"execute": if paused { "stop" } else { "cont" }})])

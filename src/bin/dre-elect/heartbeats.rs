@@ -3,7 +3,7 @@
 use dre::config::Settings;
 use dre::logic::node::Event;
 use dre::logic::time::Moment;
-use dre::shell::tipc::{self, Discovery, Streams, Topology};
+use dre::shell::tipc::{self, Discovery, Seen, Streams, Topology};
 use dre::shell::udp::Links;
 
 /// TIPC as one.
@@ -12,6 +12,8 @@ pub struct Tipc {
     topology: Topology,
     discovery: Discovery,
     links: Vec<String>,
+    /// The kernel's links, as it last told.
+    up: Vec<bool>,
 }
 
 pub enum Heartbeats {
@@ -30,6 +32,7 @@ impl Heartbeats {
                 topology: Topology::open(tipc, now),
                 discovery: Discovery::new(tipc),
                 links: settings.link_names(),
+                up: vec![false; tipc.bearers.len()],
             })),
             None => Self::Udp(Links::open(&settings.links, settings.heartbeat.port, now)),
         }
@@ -56,21 +59,20 @@ impl Heartbeats {
         let errors: Vec<&str> = match self {
             Self::Closed => vec![],
             Self::Udp(links) => links.errors().collect(),
-            Self::Tipc(tipc) => tipc.streams.error().into_iter().chain(tipc.topology.error()).collect(),
+            // Both fail for the same reason, as a rule: one of them says it.
+            Self::Tipc(tipc) => tipc.streams.error().or(tipc.topology.error()).into_iter().collect(),
         };
         (!errors.is_empty()).then(|| errors.join("; "))
     }
 
-    /// What is on the wire that explains a peer who is not heard.
-    pub fn strange(&mut self, heard: bool) -> Option<String> {
-        match self {
-            Self::Tipc(tipc) if !heard => tipc.discovery.look(),
-            Self::Tipc(tipc) => {
-                tipc.discovery.close();
-                None
-            }
-            _ => None,
+    /// What is on the wire that explains a peer who is not heard, or a link that is down; looked for only then.
+    pub fn seen(&mut self, now: Moment, heard: bool) -> Option<Seen> {
+        let Self::Tipc(tipc) = self else { return None };
+        if heard && tipc.up.iter().all(|up| *up) {
+            tipc.discovery.close();
+            return None;
         }
+        Some(tipc.discovery.look(now, &tipc.up))
     }
 
     /// Sends or loses it; never waits.
@@ -89,8 +91,13 @@ impl Heartbeats {
             Self::Udp(links) => links.drain(|bytes| each(Event::Datagram { bytes })),
             Self::Tipc(tipc) => {
                 tipc.streams.drain(|bytes| each(Event::Datagram { bytes }));
-                let links = &tipc.links;
+                let (links, states) = (&tipc.links, &mut tipc.up);
                 tipc.topology.drain(now, |event| {
+                    if let tipc::Event::Link { bearer, up } = event
+                        && let Some(state) = states.get_mut(bearer)
+                    {
+                        *state = up;
+                    }
                     each(match event {
                         tipc::Event::Process { present } => Event::PeerProcess { present },
                         tipc::Event::Link { bearer, up } => Event::Bearer { link: bearer, up },

@@ -276,11 +276,20 @@ impl Elect {
     fn troubles(&mut self) {
         let text = self.heartbeats.closed();
         self.event(Event::Trouble { name: "LinkClosed", text });
-        let heard = self.node.hears_peer(clock::now());
-        let seen = self.heartbeats.strange(heard);
-        // Discovery comes every second: the word stands until the peer is heard.
-        if seen.is_some() || heard {
-            self.event(Event::Trouble { name: "TipcStrange", text: seen });
+        let now = clock::now();
+        let heard = self.node.hears_peer(now);
+        match self.heartbeats.seen(now, heard) {
+            None => {
+                self.event(Event::Trouble { name: "TipcStrange", text: None });
+                self.event(Event::Trouble { name: "TipcMiscabled", text: None });
+            }
+            Some(seen) => {
+                // Discovery comes every second: the word stands until the peer is heard.
+                if seen.strange.is_some() || heard {
+                    self.event(Event::Trouble { name: "TipcStrange", text: seen.strange });
+                }
+                self.event(Event::Trouble { name: "TipcMiscabled", text: seen.crossed });
+            }
         }
     }
 

@@ -93,7 +93,7 @@ fn weight(alarm: &str) -> u8 {
     match alarm {
         "BothActive" => 0,
         "PeerStillServes" | "Isolated" => 1,
-        "Unfit" => 2,
+        "Unfit" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled" => 2,
         "PeerLost" | "PeerGone" | "PeerOneWay" | "PeerStrange" => 3,
         "Standalone" => 9,
         _ => 5,

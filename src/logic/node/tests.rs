@@ -273,6 +273,22 @@ fn of_two_free_nodes_the_first_claims() {
     ]);
 }
 
+/// A loaded machine: dre-vip answers late, and the role stays.
+#[test]
+#[rustfmt::skip]
+fn a_slow_dre_vip_costs_nothing() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (300, votes(), Active, &[]),
+        (500, votes(), Active, &[]),
+        (501, Stored,  Active, &[Hold]),
+        (502, Stored,  Active, &[]),
+        (600, votes(), Active, &[Hold]),
+    ]);
+    assert!(story.node.fit(at(601)));
+}
+
 /// A claim with the peer there needs the peer's vote for this very term.
 #[test]
 #[rustfmt::skip]
@@ -560,8 +576,11 @@ fn a_dre_vip_that_does_not_answer_makes_the_node_unfit() {
     story.tell(&[
         (100, votes(), Active, &[Hold]),
         (200, votes(), Active, &[Hold]),
-        (349, votes(), Active, &[Hold]),
-        (350, votes(), Releasing, &[Drop, StartStandby]),
+        // D/4 without an answer: nothing more is promised to it.
+        (225, votes(), Active, &[]),
+        // Until what it stored last (sent at 22, D - guard) runs out it may be merely slow.
+        (514, votes(), Active, &[]),
+        (515, votes(), Releasing, &[Drop, StartStandby]),
     ]);
     assert_eq!(story.node.rule(), Rule::Unfit);
 }
