@@ -141,3 +141,50 @@ fn ipv6_moves_as_well() -> Result<()> {
     }
     Ok(())
 }
+
+/// A6: no practical limit to the number of VIPs. The last of a thousand is judged.
+#[test]
+fn a_thousand_vips() -> Result<()> {
+    let vips: String = (0..1000)
+        .map(|n| {
+            format!(
+                "[[vip]]\naddress = \"172.16.{}.{}/16\"\ninterface = \"eth2\"\n",
+                100 + n / 250,
+                1 + n % 250
+            )
+        })
+        .collect();
+    let toml = configuration(100, 5, "") + &vips;
+    let lab = Lab::builder().install(|root| install(root, &toml)).start()?;
+    let active = |limit: Duration| -> Result<&lab::node::Node> {
+        let until = std::time::Instant::now() + limit;
+        loop {
+            let words: Vec<String> = lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
+            let n = words.iter().position(|w| w.starts_with("ACTIVE") && w.contains("VIPs 1002/1002"));
+            if let Some(n) = n
+                && words[1 - n].starts_with("STANDBY")
+                && words[1 - n].contains("VIPs 0/1002")
+            {
+                return Ok(lab.nodes()[n]);
+            }
+            if std::time::Instant::now() > until {
+                let journal = lab.hadev1.journal(&["-n80", "-o", "short-precise"])?;
+                anyhow::bail!("no agreement: {words:?}\n{journal}");
+            }
+            std::thread::sleep(ms(20));
+        }
+    };
+    for _ in 0..3 {
+        let from = active(SOON)?;
+        let judge = lab.judge("172.16.103.250")?;
+        std::thread::sleep(ms(200));
+        from.run(&["drectl", "switchover"])?;
+        std::thread::sleep(ms(500));
+        let seen = judge.stop()?;
+        ensure!(seen.two_at_once().is_empty(), "two answered at once: {}", seen.summary());
+        ensure!(seen.holder().is_some_and(|t| t.who() != from.name), "{}", seen.summary());
+        println!("FIGURE the last of 1,000 VIPs, drectl switchover: outage {:.1} ms", outage_ms(&seen));
+        ensure!(outage_ms(&seen) < 2000.0, "{}", seen.summary());
+    }
+    Ok(())
+}

@@ -18,6 +18,8 @@ const ROUNDS: [Duration; 5] = [
     Duration::from_millis(1_000),
     Duration::from_millis(3_000),
 ];
+/// Rounds closer than this are one.
+const TOGETHER: Duration = Duration::from_millis(2);
 /// VIPs per batch and the time between batches: 1,000 in 10 ms were taken without loss by a veth; a hundred
 /// thousand a second is what a switch's control plane will not see as an attack for one burst.
 const BATCH: usize = 1_000;
@@ -33,13 +35,18 @@ pub struct Announcer {
 impl Announcer {
     /// These VIPs from the first round on.
     pub fn begin(&mut self, now: Moment, vips: impl Iterator<Item = u32> + Clone) {
+        if vips.clone().next().is_none() {
+            return;
+        }
         for after in ROUNDS {
-            let round: VecDeque<u32> = vips.clone().collect();
-            if !round.is_empty() {
-                self.rounds.push_back((now + after, round));
+            let due = now + after;
+            let place = self.rounds.partition_point(|(at, _)| *at <= due);
+            match place.checked_sub(1).and_then(|before| self.rounds.get_mut(before)) {
+                // VIPs that come up one after the other share a round.
+                Some((at, round)) if due.since(*at) < TOGETHER => round.extend(vips.clone()),
+                _ => self.rounds.insert(place, (due, vips.clone().collect())),
             }
         }
-        self.rounds.make_contiguous().sort_by_key(|(due, _)| *due);
     }
 
     /// Nothing more is announced.

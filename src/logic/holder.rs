@@ -270,7 +270,8 @@ impl Holder {
         }
         out.push(Act::Report(Report::Interface { name: name.to_owned(), fit }));
         if changed && fit {
-            // A port that came back, or a bond that switched: caches and switches must learn again.
+            // A port that came back: caches and switches must learn again. (For a bond that switched its port the kernel's
+            // bonding driver announces every address on it.)
             let usable: Vec<u32> = returned.into_iter().filter(|n| self.vips[*n as usize].usable).collect();
             self.announcer.begin(now, usable.into_iter());
         }

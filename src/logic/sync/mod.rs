@@ -5,6 +5,7 @@
 //! | `version` | who has seen whose changes: two counters, one a node |
 //! | `record` | a path's record; what a look at the disk does to it |
 //! | `merge` | two records of one path: whose counts, and what becomes of the other |
+//! | `publish` | in which order a batch becomes visible, and which batch is held |
 //! | `sim` | two nodes with hands that edit, delete and cut the wire: converged, and nothing lost |
 //!
 //! A change belongs to the node on which it was seen. A record that has seen the other's replaces it silently; two that
@@ -14,6 +15,7 @@
 //! Absent on purpose: disks, rsync, the wire between the nodes.
 
 pub mod merge;
+pub mod publish;
 pub mod record;
 pub mod version;
 

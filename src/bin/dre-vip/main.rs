@@ -3,7 +3,7 @@
 //! Armed in both roles. Decides nothing of the election; [`dre::logic::holder`] decides the rest. This file joins
 //! the machine with netlink, the gate, the wire and the lease stream, in one loop in which nothing waits.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -23,12 +23,20 @@ use dre::shell::notify::{self, Notify};
 use dre::shell::realtime;
 use dre::shell::stream::Stream;
 use dre::stream::{GateKind, Order};
+
+mod look;
+
+use look::{Asked, Looker, Seen};
 use tokio::signal::unix::{SignalKind, signal};
 
 /// How long to wait before the stream is tried again.
 const RECONNECT: Duration = Duration::from_millis(20);
 /// Everything is looked at again this often, against an event that was lost.
 const RESYNC: Duration = Duration::from_secs(5);
+/// How long addresses may be worked on before orders are looked at again.
+const WORK_A_TURN: Duration = Duration::from_millis(2);
+/// A look that was overtaken by events is taken again after this.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
 /// Frames taken from one interface a turn.
 const FRAMES_MAX: usize = 32;
 
@@ -103,6 +111,12 @@ struct Service {
     by_address: BTreeMap<IpAddr, u32>,
     stream: Option<Stream>,
     refreshed: Moment,
+    /// Addresses to come and go, in order.
+    slow: VecDeque<Act>,
+    /// Counts what the kernel told and what was asked of it: a look that began before is out of date.
+    happened: u64,
+    /// When everything is looked at again.
+    look_due: Moment,
     /// Why there is no stream, as it was last said.
     unreachable: Option<String>,
     acts: Vec<Act>,
@@ -136,6 +150,9 @@ impl Service {
             by_address: BTreeMap::new(),
             stream: None,
             refreshed: Moment::ZERO,
+            slow: VecDeque::new(),
+            happened: 0,
+            look_due: Moment::ZERO,
             unreachable: None,
             acts: vec![],
         };
@@ -170,8 +187,37 @@ impl Service {
     }
 
     /// Everything as the kernel has it now.
-    fn resync(&mut self, now: Moment) {
-        match self.kernel.interfaces() {
+    /// What a look is to see, and put right.
+    fn asked(&self) -> Asked {
+        let arbitrator = self.settings.arbitrator.as_ref();
+        let index = arbitrator.and_then(|a| self.interfaces.get(&a.interface)).map(|i| i.index);
+        let addresses = arbitrator.into_iter().flat_map(|a| a.addresses.iter().copied());
+        let routes = index.map_or_else(Vec::new, |index| addresses.map(|to| (to, index)).collect());
+        Asked { serial: self.happened, routes }
+    }
+
+    /// At the start, when nothing is held yet: waits.
+    fn look_now(&mut self, now: Moment) {
+        // The first look finds the interfaces, the second sets the routes over them.
+        for _ in 0..2 {
+            let asked = self.asked();
+            let seen = look::look(&mut self.kernel, &asked);
+            self.seen(now, seen);
+        }
+    }
+
+    /// The kernel as it was seen beside what is known of it; `false` if it was overtaken by events.
+    fn seen(&mut self, now: Moment, seen: Seen) -> bool {
+        for (to, set) in seen.routes {
+            let text = set.err().map(|error| {
+                format!("no host route to the arbitrator {to}: {error}; bring the neutral interface up")
+            });
+            self.holder.alarm("ArbitratorRoute", text, &mut self.acts);
+        }
+        if seen.serial != self.happened {
+            return false;
+        }
+        match seen.interfaces {
             Ok(all) => {
                 for name in self.names.clone() {
                     match all.get(&name) {
@@ -183,7 +229,7 @@ impl Service {
             }
             Err(error) => self.trouble(format!("cannot list interfaces: {error}")),
         }
-        match self.kernel.addresses() {
+        match seen.addresses {
             Ok(all) => {
                 let mut present = BTreeSet::new();
                 for address in all {
@@ -198,7 +244,7 @@ impl Service {
             }
             Err(error) => self.trouble(format!("cannot list addresses: {error}")),
         }
-        self.host_routes();
+        true
     }
 
     fn trouble(&self, text: String) {
@@ -278,20 +324,8 @@ impl Service {
         self.journal.log(Notice::VipMended { text });
     }
 
-    fn host_routes(&mut self) {
-        let Some(arbitrator) = &self.settings.arbitrator else { return };
-        let Some(interface) = self.interfaces.get(&arbitrator.interface) else { return };
-        let index = interface.index;
-        for address in arbitrator.addresses.clone() {
-            let result = self.kernel.host_route(address, index, true);
-            let text = result.err().map(|error| {
-                format!("no host route to the arbitrator {address}: {error}; bring the neutral interface up")
-            });
-            self.holder.alarm("ArbitratorRoute", text, &mut self.acts);
-        }
-    }
-
     fn heard(&mut self, now: Moment, heard: Heard) {
+        self.happened += 1;
         match heard {
             Heard::Interface(interface) => {
                 let renamed =
@@ -304,7 +338,7 @@ impl Service {
                 } else {
                     self.interfaces.insert(interface.name.clone(), interface);
                 }
-                self.host_routes();
+                self.look_due = now;
             }
             Heard::InterfaceGone { index } => {
                 let name = self.interfaces.values().find(|i| i.index == index).map(|i| i.name.clone());
@@ -342,10 +376,10 @@ impl Service {
                 }
                 self.journal.log(Notice::GateMended { interface: interface.name });
             }
-            Heard::RouteGone => self.host_routes(),
+            Heard::RouteGone => self.look_due = now,
             Heard::Overrun => {
                 self.removing.clear();
-                self.resync(now);
+                self.look_due = now;
             }
         }
     }
@@ -354,8 +388,27 @@ impl Service {
     fn act(&mut self) {
         while !self.acts.is_empty() {
             for act in std::mem::take(&mut self.acts) {
-                self.one(act);
+                match act {
+                    // Without a gate the address itself is what answers: it is gone before the loop says so.
+                    Act::Add(_) | Act::Remove(_) if self.gate.is_some() => self.slow.push_back(act),
+                    act => self.one(act),
+                }
             }
+        }
+    }
+
+    /// Addresses come and go one by one, each with the kernel's answer, and thousands take longer than a lease lasts: a
+    /// few of them a turn, so that orders and renewals are never behind them.
+    fn work(&mut self) {
+        let begun = clock::now();
+        while clock::now().since(begun) < WORK_A_TURN {
+            let Some(act) = self.slow.pop_front() else { return };
+            // The role went while its addresses were still being set.
+            if matches!(act, Act::Add(_)) && !self.holder.holds(clock::now()) {
+                continue;
+            }
+            self.one(act);
+            self.act();
         }
     }
 
@@ -367,6 +420,7 @@ impl Service {
                 None => self.refresh_lifetimes(now, until),
             },
             Act::Add(n) => {
+                self.happened += 1;
                 let vip = &self.settings.vips[n as usize];
                 let Some(interface) = self.interfaces.get(&vip.interface) else { return };
                 let lifetime = self.gate.is_none().then(|| lifetime(now, self.holder.until()));
@@ -382,6 +436,7 @@ impl Service {
                 }
             }
             Act::Remove(n) => {
+                self.happened += 1;
                 let vip = self.settings.vips[n as usize].clone();
                 let own = netlink::vip_prefix(&vip);
                 self.remove(&vip, own);
@@ -469,7 +524,7 @@ impl Service {
             }
         }
         self.tell_interfaces(now);
-        self.host_routes();
+        self.look_due = now;
         self.act();
     }
 
@@ -526,15 +581,16 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     let mut service = Service::new(settings, journal.clone())?;
     let path = stream_path();
 
-    service.resync(clock::now());
+    service.look_now(clock::now());
+    let (looker, mut looks) = Looker::start()?;
+    service.look_due = clock::now() + RESYNC;
     service.act();
     journal
         .log(Notice::Started { what: "dre-vip", text: format!("armed: {}", service.status(clock::now())) });
     notify.ready();
     let (read, mut reread) = tokio::sync::mpsc::channel::<Result<Settings, config::Error>>(1);
     let watchdog = notify::watchdog_period();
-    let (mut next_ping, mut next_connect, mut next_resync) =
-        (Moment::ZERO, Moment::ZERO, clock::now() + RESYNC);
+    let (mut next_ping, mut next_connect) = (Moment::ZERO, Moment::ZERO);
     let mut said = String::new();
 
     loop {
@@ -552,12 +608,13 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                 service.tell_interfaces(now);
             }
         }
-        if now >= next_resync {
-            next_resync = now + RESYNC;
-            service.resync(now);
+        if now >= service.look_due {
+            // Under way already: its answer comes, and may ask for another.
+            service.look_due = now + if looker.ask(service.asked()) { RESYNC } else { LOOK_AGAIN };
         }
         service.holder.due(now, &mut service.acts);
         service.act();
+        service.work();
         if let Some(period) = watchdog
             && now >= next_ping
         {
@@ -570,7 +627,7 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
             said = status;
         }
 
-        let mut deadline = next_resync;
+        let mut deadline = if service.slow.is_empty() { service.look_due } else { now };
         deadline = service.holder.next_deadline().map_or(deadline, |at| at.min(deadline));
         if watchdog.is_some() {
             deadline = deadline.min(next_ping);
@@ -588,6 +645,12 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                 let now = clock::now();
                 for heard in listener.drain() {
                     service.heard(now, heard);
+                }
+            }
+            Some(seen) = looks.recv() => {
+                let now = clock::now();
+                if !service.seen(now, seen) {
+                    service.look_due = now + LOOK_AGAIN;
                 }
             }
             _ = hangup.recv() => {
@@ -609,6 +672,9 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     let now = clock::now();
     service.holder.stream_closed(now, &mut service.acts);
     service.act();
+    while !service.slow.is_empty() {
+        service.work();
+    }
     // A clean stop leaves nothing behind; after a kill the programs stay, shut.
     for interface in service.interfaces.values().filter(|i| service.names.contains(&i.name)) {
         let _ = service.kernel.detach(interface.index);
