@@ -3,7 +3,7 @@ DESTDIR ?=
 PREFIX ?= /usr
 PROFILE ?= release
 CARGO ?= cargo
-TARGET_DIR ?= target
+TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
@@ -41,6 +41,7 @@ install: build
 	$(BUILT)/drectl completions zsh > $(BUILT)/drectl.zsh && $(INSTALL) -m 0644 $(BUILT)/drectl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drectl
 	$(BUILT)/drectl completions fish > $(BUILT)/drectl.fish && $(INSTALL) -m 0644 $(BUILT)/drectl.fish $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/drectl.fish
 	$(INSTALL) -m 0644 README.md $(DESTDIR)$(PREFIX)/share/doc/dre/README.md
+	$(INSTALL) -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/dre/LICENSE
 	$(INSTALL) -m 0644 config/dre.catalog $(LIB)/systemd/catalog/dre.catalog
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
