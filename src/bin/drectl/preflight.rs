@@ -381,21 +381,29 @@ fn clock(f: &Facts, all: &mut Vec<Finding>) {
 fn sysctl(f: &Facts, all: &mut Vec<Finding>) {
     let mut out = Out(all, "sysctl");
     let shipped = "sysctl --system applies /usr/lib/sysctl.d/50-dre.conf";
-    let mut expect = |path: &'static str, good: fn(&str) -> bool, why: &str| {
+    let mut expect = |level: Level, path: &'static str, good: fn(&str) -> bool, why: &str| {
         let name = path.replace('/', ".");
         match f.sysctl.get(path).map(|value| value.trim()) {
             None => out.unknown(format!("{name} cannot be read"), shipped),
             Some(value) if good(value) => out.ok(format!("{name} = {value}")),
-            Some(value) => out.warn(format!("{name} = {value}: {why}"), shipped),
+            Some(value) => out.add(level, format!("{name} = {value}: {why}"), shipped),
         }
     };
-    expect(ARP_FILTER, |v| v == "1", "another interface may answer ARP for an address that is not its own");
+    // Bad, not only to look at: an answer from another interface is one that no gate sees.
     expect(
+        Level::Bad,
+        ARP_FILTER,
+        |v| v == "1",
+        "another interface may answer ARP for a VIP, past the gate, while the other node holds it",
+    );
+    expect(
+        Level::Warn,
         PROMOTE,
         |v| v == "1",
         "when a primary address goes, the kernel takes the VIPs of its network along",
     );
     expect(
+        Level::Warn,
         PING_RANGE,
         |v| {
             let mut ends = v.split_whitespace().map(|end| end.parse::<u64>().ok());

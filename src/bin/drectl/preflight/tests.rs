@@ -97,7 +97,7 @@ fn each_thing_that_is_wrong_is_found_with_its_remedy() {
     only(|f| f.clock_synchronised = Some(false), Warn, "clock", "not synchronised", "set-ntp");
     only(
         |f| f.sysctl.extend([(ARP_FILTER, "0\n".into())]),
-        Warn,
+        Bad,
         "sysctl",
         "arp_filter = 0",
         "sysctl --system",
