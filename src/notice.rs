@@ -1,6 +1,6 @@
 //! Every log event an operator can meet: MESSAGE_ID, priority, sentence, fields.
 //!
-//! The catalogue (`config/dre.catalog`) explains each id; `tests/units.rs` holds the two together.
+//! The catalogue (`config/dre.catalog`) explains each id; `tests/tidy.rs` holds the two together.
 //! Logged on change only. Values here, words for people as one of their faces.
 
 /// syslog(3) levels, as journald's PRIORITY.
