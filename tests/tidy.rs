@@ -91,12 +91,158 @@ fn no_unwrap_in_shell_and_bin() {
     }
 }
 
+/// The first cells of the README's table under a heading, each once.
+fn rows(heading: &str) -> BTreeSet<String> {
+    let readme = read("README.md");
+    let section = readme.split(&format!("\n## {heading}\n")).nth(1).expect(heading);
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let table = section.lines().filter(|line| line.starts_with('|')).skip(2);
+    let mut names = BTreeSet::new();
+    for line in table {
+        let cells: Vec<&str> = line.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 3, "README, {heading}: {line}");
+        assert!(cells.iter().all(|cell| !cell.is_empty()), "README, {heading}: an empty cell in {line}");
+        assert!(names.insert(cells[0].to_owned()), "README, {heading}: {} has two rows", cells[0]);
+    }
+    names
+}
+
 #[test]
 fn the_readme_explains_every_rule_and_no_other() {
-    let readme = read("README.md");
-    for rule in Rule::ALL {
-        assert!(readme.contains(&format!("\n| {} |", rule.word())), "README has no row for {}", rule.word());
+    let rules: BTreeSet<String> = Rule::ALL.iter().map(|rule| rule.word().to_owned()).collect();
+    assert_eq!(rows("The rules"), rules);
+}
+
+/// The names of all alarms in the code, wherever they are raised: `raise("Name", …)` of the election, `.alarm("Name", …)`
+/// of dre-vip, `Event::Trouble { name: "Name", … }` of what stands outside.
+fn alarms() -> BTreeSet<String> {
+    let mut names = BTreeSet::new();
+    for (_, text) in sources("src") {
+        let dense: String = code(&text).split_whitespace().collect();
+        for raised in ["raise(\"", ".alarm(\"", "Trouble{name:\""] {
+            names.extend(
+                dense.split(raised).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
+            );
+        }
     }
+    for name in &names {
+        assert!(name.chars().all(char::is_alphabetic), "{name:?} is no alarm's name");
+    }
+    assert!(names.len() > 20, "where are the alarms? {names:?}");
+    names
+}
+
+/// Each alarm has a row, what it says and what to do; a row whose alarm went fails too. (The lab's audit holds every alarm
+/// it meets against the same table.)
+#[test]
+fn the_readme_explains_every_alarm_and_no_other() {
+    let (raised, explained) = (alarms(), rows("The alarms"));
+    let missing: Vec<_> = raised.difference(&explained).collect();
+    let left: Vec<_> = explained.difference(&raised).collect();
+    assert!(
+        missing.is_empty(),
+        "README.md, The alarms: add `| NAME | what it says | what to do |` for {missing:?}"
+    );
+    assert!(left.is_empty(), "README.md, The alarms: no code raises {left:?}");
+}
+
+/// `drectl` sorts some alarms before others and puts a remedy first: under names that exist.
+#[test]
+fn the_page_knows_no_alarm_that_is_not_raised() {
+    let page = read("src/bin/drectl/page.rs");
+    let alarms = alarms();
+    for function in ["\nfn weight(", "\nfn remedy("] {
+        let body = page.split(function).nth(1).and_then(|rest| rest.split("\n}\n").next()).expect(function);
+        let named: Vec<&str> = body
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .filter(|word| word.starts_with(char::is_uppercase) && word.chars().all(char::is_alphanumeric))
+            .collect();
+        assert!(!named.is_empty(), "{function} names none");
+        for name in named {
+            assert!(alarms.contains(name), "{function}: no code raises {name}");
+        }
+    }
+}
+
+/// All alarms share one entry of the catalogue: it says the alarm's own sentence and where the table is.
+#[test]
+fn the_catalogue_explains_alarms_by_the_readmes_table() {
+    let catalogue = read("config/dre.catalog");
+    let id = Notice::AlarmRaised { alarm: String::new(), text: String::new() }.id();
+    let entry = catalogue.split(id).nth(1).and_then(|rest| rest.split("\n-- ").next()).expect("an entry");
+    let installed = "/share/doc/dre/README.md";
+    for needed in ["@DRE_ALARM@", "@DRE_TEXT@", "table of alarms", &format!("/usr{installed}")] {
+        assert!(entry.contains(needed), "{needed} is not in: {entry}");
+    }
+    assert!(read("Makefile").contains(&format!("README.md $(DESTDIR)$(PREFIX){installed}\n")));
+}
+
+/// What the crates ask for is what Cargo.toml says, no more and no less. (clippy holds our own code to it:
+/// `incompatible_msrv`.)
+#[test]
+fn the_stated_rust_version_is_that_of_the_crates() {
+    let cargo = std::env::var("CARGO").unwrap_or_else(|_| "cargo".into());
+    let out = std::process::Command::new(cargo)
+        .args([
+            "metadata",
+            "--locked",
+            "--offline",
+            "--format-version=1",
+            "--filter-platform=x86_64-unknown-linux-gnu",
+        ])
+        .current_dir(root())
+        .output()
+        .expect("cargo metadata");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let metadata: serde_json::Value = serde_json::from_slice(&out.stdout).expect("JSON");
+    let version = |text: &str| -> (u32, u32) {
+        let mut parts = text.split('.').map(|part| part.parse().expect("a number"));
+        (parts.next().unwrap_or(0), parts.next().unwrap_or(0))
+    };
+    let (mut own, mut asked) = (None, ((0, 0), ""));
+    for package in metadata["packages"].as_array().expect("packages") {
+        let Some(stated) = package["rust_version"].as_str() else { continue };
+        let name = package["name"].as_str().unwrap_or_default();
+        if name == "dre" {
+            own = Some(version(stated));
+        } else {
+            asked = asked.max((version(stated), name));
+        }
+    }
+    assert_eq!(own, Some(asked.0), "{} asks for Rust {:?}", asked.1, asked.0);
+    assert!(
+        read("README.md").contains(&format!("Rust {}.{}", asked.0.0, asked.0.1)),
+        "the README says another"
+    );
+}
+
+/// `make bench` filters what it shows; its status is still that of the tests.
+#[test]
+fn a_failed_benchmark_fails() {
+    let dir = std::env::temp_dir().join(format!("dre-bench-{}", std::process::id()));
+    fs::create_dir_all(&dir).expect("a directory");
+    for (status, words) in
+        [(0, "FIGURE power loss: outage median 25.0 ms"), (101, "Error: two answered at once")]
+    {
+        let cargo = dir.join("cargo");
+        fs::write(&cargo, format!("#!/bin/sh\necho '{words}'\nexit {status}\n")).expect("written");
+        let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        fs::set_permissions(&cargo, mode).expect("executable");
+        let out = std::process::Command::new("make")
+            .args(["-s", "-o", "prepare", "-o", "build", "bench"])
+            .arg(format!("CARGO={}", cargo.display()))
+            .arg(format!("TARGET_DIR={}", dir.display()))
+            .current_dir(root())
+            .env_remove("MAKEFLAGS")
+            .output()
+            .expect("make");
+        let said = String::from_utf8_lossy(&out.stdout);
+        assert_eq!(out.status.success(), status == 0, "cargo ended with {status}: {out:?}");
+        assert!(said.contains(words), "{out:?}");
+    }
+    fs::remove_dir_all(&dir).expect("removed");
 }
 
 #[test]
