@@ -10,6 +10,8 @@ pub mod holder;
 pub mod lease;
 pub mod liveness;
 pub mod node;
+#[cfg(test)]
+mod planted;
 // The simulation is a test: it may read its seed from the environment.
 #[cfg(test)]
 #[allow(clippy::disallowed_methods)]

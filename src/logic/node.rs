@@ -625,6 +625,8 @@ impl Node {
         let both = self.role == Role::Active && hb.role == Role::Active;
         if both != self.both_active {
             self.both_active = both;
+            // It is over in a moment, and must be told all the same.
+            self.next_housekeeping = now;
             // Both ends of the episode: caches that learnt the other's MAC must learn ours.
             if self.role == Role::Active {
                 out.push(Action::Order(Order::Announce));
@@ -1407,4 +1409,4 @@ impl Node {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -964,7 +964,7 @@ impl World {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     fn seeds(default: u64) -> std::ops::Range<u64> {
@@ -1028,18 +1028,15 @@ mod tests {
         demand_safe_and_live(profile, 40);
     }
 
-    #[test]
-    fn every_planted_bug_is_caught() {
-        for planted in [
-            Planted::LeaseFromAnswer,
-            Planted::FreeBeforeShut,
-            Planted::NoEvidence,
-            Planted::NoPromise,
-            Planted::GateReopens,
-        ] {
-            let (wrong, ..) = campaign(Profile { planted, ..DEFAULT }, 60);
-            println!("{planted:?}: {} stories went wrong", wrong.len());
-            assert!(!wrong.is_empty(), "{planted:?} was not noticed");
+    /// How many stories at the default timing go wrong with this bug, of how many: 60, and more where none of them did.
+    /// Judged in [`crate::logic::planted`].
+    pub(in crate::logic) fn stories_gone_wrong(planted: Planted) -> (usize, u64) {
+        for count in [60, 600] {
+            let wrong = campaign(Profile { planted, ..DEFAULT }, count).0.len();
+            if wrong > 0 {
+                return (wrong, count);
+            }
         }
+        (0, 600)
     }
 }
