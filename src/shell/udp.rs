@@ -7,7 +7,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockRef, Socket, Type};
+use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, Type};
 use tokio::net::UdpSocket;
 
 use crate::config::Link;
@@ -68,26 +68,25 @@ fn open(link: &Link, port: u16) -> io::Result<UdpSocket> {
         }
         IpAddr::V6(_) => socket.set_unicast_hops_v6(255)?,
     }
-    min_ttl(&socket, link.local)?;
+    only_unrouted(&socket, link.local)?;
     socket.bind(&SocketAddr::new(link.local, port).into())?;
     // The kernel drops what does not come from the peer's address and port.
     socket.connect(&SocketAddr::new(link.peer, port).into())?;
     UdpSocket::from_std(socket.into())
 }
 
-/// IP_MINTTL / IPV6_MINHOPCOUNT: neither socket2 nor nix names them.
-fn min_ttl(socket: &Socket, family: IpAddr) -> io::Result<()> {
-    use std::os::fd::AsRawFd;
-    let (level, name) = match family {
-        IpAddr::V4(_) => (libc::IPPROTO_IP, libc::IP_MINTTL),
-        // linux/in6.h
-        IpAddr::V6(_) => (libc::IPPROTO_IPV6, 73),
-    };
-    let value: libc::c_int = 255;
-    let size = libc::socklen_t::try_from(size_of::<libc::c_int>()).unwrap_or(4);
-    // SAFETY: the descriptor is open for the whole call, the pointer is to a c_int and the length says so.
-    let rc = unsafe { libc::setsockopt(socket.as_raw_fd(), level, name, (&raw const value).cast(), size) };
-    if rc == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+/// A socket filter that passes what has not been through a router. (IP_MINTTL would say so in one word, but Linux asks it
+/// of TCP alone: UDP takes any TTL, as the lab has shown.)
+fn only_unrouted(socket: &Socket, family: IpAddr) -> io::Result<()> {
+    // Offset of TTL or hop limit in the network header, which the filter reaches below SKF_NET_OFF.
+    let at: i32 = if family.is_ipv4() { 8 } else { 7 };
+    let word = |code: u32, jf: u8, k: u32| SockFilter::new(u16::try_from(code).unwrap_or(0), 0, jf, k);
+    socket.attach_filter(&[
+        word(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, 0, (libc::SKF_NET_OFF + at).cast_unsigned()),
+        word(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 1, 255),
+        word(libc::BPF_RET | libc::BPF_K, 0, u32::MAX),
+        word(libc::BPF_RET | libc::BPF_K, 0, 0),
+    ])
 }
 
 impl Links {
