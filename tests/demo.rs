@@ -1,6 +1,7 @@
 //! `make demo`: two systemd nodes on this machine, a switchover and a power loss while a client pings.
 //!
-//! `up` leaves the pair running in the background, `shell NODE [COMMAND …]` runs a command in a node, `down` removes everything.
+//! `up` leaves the pair running in the background, `shell NODE [COMMAND …]` runs a command in a node, `down` removes everything;
+//! so does an interrupted `up`.
 //! The pair lives in a process of its own (`hold`), because a lab lives as long as the process that made it.
 
 mod lab;
@@ -65,6 +66,7 @@ fn up() -> Result<()> {
         .process_group(0)
         .spawn()?;
     fs::write(state("pid"), child.id().to_string())?;
+    interrupted_is_down();
     let lines = BufReader::new(child.stdout.take().context("no output")?).lines();
     for line in lines {
         let line = line?;
@@ -78,11 +80,36 @@ fn up() -> Result<()> {
         println!("{line}");
     }
     let status = child.wait()?;
+    while lab::sys::signalled() != 0 {
+        // Interrupted: the other thread ends this process when everything is removed.
+        std::thread::park();
+    }
     bail!(
         "the demo ended ({status}); {} has its last words:\n{}",
         state("log").display(),
         fs::read_to_string(state("log"))?
     )
+}
+
+/// The pair is in a process group of its own, so an interrupt at the terminal reaches only this process.
+fn interrupted_is_down() {
+    lab::sys::note_signals();
+    std::thread::spawn(|| {
+        loop {
+            std::thread::sleep(ms(50));
+            let signal = lab::sys::signalled();
+            if signal != 0 {
+                let status = match down() {
+                    Ok(()) => 128 + signal,
+                    Err(error) => {
+                        eprintln!("demo: {error:#}");
+                        1
+                    }
+                };
+                std::process::exit(status);
+            }
+        }
+    });
 }
 
 fn down() -> Result<()> {
@@ -140,13 +167,19 @@ fn hold() -> Result<()> {
 
     let active = pair.active()?;
     println!(
-        "\n=== Switchover: {} hands over while a client pings {} every millisecond",
+        "\n=== Switchover: drectl switchover on {} while a client pings {} every millisecond",
         active.name,
         product::VIP
     );
-    let seen = pair.judged(ms(500), || active.run(&["systemctl", "stop", "dre"]).map(drop))?;
+    let mut said = String::new();
+    let seen = pair.judged(ms(500), || {
+        said = active.run(&["drectl", "switchover"])?;
+        Ok(())
+    })?;
+    for line in said.lines() {
+        println!("    drectl: {line}");
+    }
     println!("    the client went without for {:.1} ms; two nodes never answered at once", outage_ms(&seen));
-    active.run(&["systemctl", "start", "dre"])?;
     pair.settled(Duration::from_secs(20))?;
 
     let active = pair.active()?;

@@ -159,21 +159,6 @@ fn a_stranger_on_the_wire_is_not_doubled() -> Result<()> {
     Ok(())
 }
 
-/// 27: datagrams that do not verify change nothing but a counter.
-#[test]
-fn forged_datagrams_change_nothing() -> Result<()> {
-    let pair = fast()?;
-    let before = pair.active()?.name;
-    // From the other node's own address: the kernel lets them through to the daemon.
-    let flood = "for n in $(seq 1 300); do printf 'dre\\000\\001%0300d' $n | timeout 1 bash -c 'cat > /dev/udp/172.16.11.54/1694' ; done";
-    let seen = pair.judged(ms(300), || {
-        pair.lab.hadev2.sh(&format!("bash -c \"{}\" || true", flood.replace('"', "\\\"")))?;
-        Ok(())
-    })?;
-    ensure!(pair.active()?.name == before && outage_ms(&seen) < 200.0, "{}", seen.summary());
-    pair.audit()
-}
-
 /// systemd cannot start the lease's unit on one node: the role does not stay there without its services.
 #[test]
 fn a_node_whose_systemd_cannot_start_the_role_gives_it_back() -> Result<()> {

@@ -3,7 +3,7 @@
 //! Safety is judged exactly (two MACs at once fail the run), time generously: a bound here is far beyond the figure
 //! that the case reports, because the machine may be busy. `FIGURE` lines are the figures.
 //!
-//! `DRE_RUNS=10` repeats each fault; by default a few, enough to see it.
+//! `DRE_RUNS=10` repeats each fault and sets the median beside the demanded one; by default a few runs, enough to see it.
 
 mod lab;
 mod product;
@@ -11,7 +11,7 @@ mod product;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use product::{Pair, configuration, ms, outage_ms, report, runs};
+use product::{Pair, configuration, demanded, is_bench, ms, not_too_long, outage_ms, report, runs};
 
 /// D = 30 ms.
 fn fast() -> Result<Pair> {
@@ -20,7 +20,7 @@ fn fast() -> Result<Pair> {
 
 /// A fault on the active node, again and again; how long the client went without.
 fn again_and_again(
-    case: &str,
+    (case, demanded): (&str, f64),
     pair: &Pair,
     bound: Duration,
     after: Duration,
@@ -33,15 +33,11 @@ fn again_and_again(
         let seen = pair.judged(after, || fault(active))?;
         outages.push(outage_ms(&seen));
         println!("{case}, run {run}: {}", seen.summary());
-        ensure!(
-            outage_ms(&seen) < bound.as_secs_f64() * 1e3,
-            "{case}: the client went without for {:.1} ms",
-            outage_ms(&seen)
-        );
+        not_too_long(case, &seen, bound)?;
         mend(active)?;
         pair.settled(Duration::from_secs(20))?;
     }
-    report(case, &mut outages);
+    report(case, demanded, &mut outages);
     pair.audit()
 }
 
@@ -49,7 +45,7 @@ fn again_and_again(
 fn power_loss_of_the_active() -> Result<()> {
     let pair = fast()?;
     again_and_again(
-        "power loss",
+        ("power loss", demanded::POWER_LOSS),
         &pair,
         ms(1000),
         ms(400),
@@ -62,7 +58,7 @@ fn power_loss_of_the_active() -> Result<()> {
 fn the_whole_node_frozen_and_thawed() -> Result<()> {
     let pair = fast()?;
     again_and_again(
-        "frozen and thawed",
+        ("frozen and thawed", demanded::PROCESSES),
         &pair,
         ms(1500),
         ms(500),
@@ -83,7 +79,7 @@ fn processes_killed_and_stopped() -> Result<()> {
     for (what, units) in units {
         for (how, signal) in [("SIGKILL", libc::SIGKILL), ("SIGSTOP", libc::SIGSTOP)] {
             again_and_again(
-                &format!("{how} of {what}"),
+                (&format!("{how} of {what}"), demanded::PROCESSES),
                 &pair,
                 ms(2000),
                 ms(1500),
@@ -99,7 +95,7 @@ fn processes_killed_and_stopped() -> Result<()> {
 fn a_clean_stop_hands_over() -> Result<()> {
     let pair = fast()?;
     again_and_again(
-        "systemctl stop dre",
+        ("systemctl stop dre", demanded::SWITCHOVER),
         &pair,
         ms(1000),
         ms(300),
@@ -119,7 +115,7 @@ fn a_clean_stop_hands_over() -> Result<()> {
 fn the_service_interface_loses_its_carrier() -> Result<()> {
     let pair = fast()?;
     again_and_again(
-        "eth1 without carrier",
+        ("eth1 without carrier", demanded::CARRIER),
         &pair,
         ms(1500),
         ms(500),
@@ -136,19 +132,23 @@ fn the_service_interface_loses_its_carrier() -> Result<()> {
 fn unfelt(
     case: &str,
     pair: &Pair,
-    fault: impl FnOnce() -> Result<()>,
-    mend: impl FnOnce() -> Result<()>,
+    fault: impl Fn() -> Result<()>,
+    mend: impl Fn() -> Result<()>,
 ) -> Result<()> {
     let before = pair.active()?.name;
-    let seen = pair.judged(ms(1500), fault)?;
-    println!("{case}: {}", seen.summary());
-    ensure!(pair.active()?.name == before, "{case}: the role moved");
-    ensure!(seen.holders().iter().all(|t| t.who() == before), "{case}: somebody else answered");
-    ensure!(outage_ms(&seen) < 200.0, "{case}: outage {:.1} ms", outage_ms(&seen));
-    println!("FIGURE {case}: outage {:.1} ms", outage_ms(&seen));
-    mend()?;
-    pair.settled(Duration::from_secs(20))?;
-    ensure!(pair.active()?.name == before, "{case}: the role moved on healing");
+    let mut outages = vec![];
+    for _ in 0..if is_bench() { runs() } else { 1 } {
+        let seen = pair.judged(ms(1500), &fault)?;
+        println!("{case}: {}", seen.summary());
+        ensure!(pair.active()?.name == before, "{case}: the role moved");
+        ensure!(seen.holders().iter().all(|t| t.who() == before), "{case}: somebody else answered");
+        not_too_long(case, &seen, ms(200))?;
+        outages.push(outage_ms(&seen));
+        mend()?;
+        pair.settled(Duration::from_secs(20))?;
+        ensure!(pair.active()?.name == before, "{case}: the role moved on healing");
+    }
+    report(case, demanded::NOTHING, &mut outages);
     pair.audit()
 }
 
@@ -191,7 +191,7 @@ fn cut_networks() -> Result<()> {
 fn an_isolated_active_lets_go() -> Result<()> {
     let pair = fast()?;
     again_and_again(
-        "links and arbitrator cut at the active",
+        ("links and arbitrator cut at the active", demanded::ISOLATED),
         &pair,
         ms(3000),
         ms(700),

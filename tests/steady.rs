@@ -7,15 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::node::Node;
-use product::{Pair, configuration, outage_ms};
-
-/// User and system time of a process, from /proc/PID/stat; clock ticks are 10 ms on Linux.
-fn cpu(pid: i32) -> Result<Duration> {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
-    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
-    Ok(Duration::from_millis(ticks * 10))
-}
+use product::{Pair, beside, configuration, cpu, demanded, outage_ms};
 
 fn resident_kb(pid: i32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -41,7 +33,12 @@ fn peace_is_cheap() -> Result<()> {
     for ((node, unit, pid), before) in daemons.iter().zip(before) {
         let share = (cpu(*pid)? - before).as_secs_f64() / passed.as_secs_f64() * 100.0;
         let kb = resident_kb(*pid)?;
-        println!("FIGURE {unit} on {}: {share:.2} % of a core, {kb} kB resident", node.name);
+        println!(
+            "FIGURE {unit} on {}: {share:.2} % of a core, {}; {kb} kB resident, {}",
+            node.name,
+            beside(share, demanded::CPU_PERCENT, "%"),
+            beside(kb as f64, demanded::RESIDENT_KB, "kB")
+        );
         ensure!(kb < 20_000 && share < 5.0, "{unit} on {}: {share:.2} %, {kb} kB", node.name);
     }
     Ok(())

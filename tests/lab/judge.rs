@@ -294,8 +294,8 @@ impl Watch {
         p.extend([0; 3]);
         p.extend(number.to_be_bytes());
         let sum = match (self.address, self.tape.vip) {
-            (IpAddr::V6(from), IpAddr::V6(to)) => checksum(&[&pseudo(from, to, p.len()), &p]),
-            _ => checksum(&[&p]),
+            (IpAddr::V6(from), IpAddr::V6(to)) => net::checksum(&[&pseudo(from, to, p.len()), &p]),
+            _ => net::checksum(&[&p]),
         };
         p[2..4].copy_from_slice(&sum.to_be_bytes());
         p
@@ -315,7 +315,7 @@ impl Watch {
                 h.extend([0, 0, 0x40, 0, 64, 1, 0, 0]);
                 h.extend(from.octets());
                 h.extend(vip.octets());
-                let sum = checksum(&[&h]);
+                let sum = net::checksum(&[&h]);
                 h[10..12].copy_from_slice(&sum.to_be_bytes());
                 f.extend(h);
             }
@@ -435,19 +435,6 @@ fn pseudo(from: Ipv6Addr, to: Ipv6Addr, len: usize) -> Vec<u8> {
     h
 }
 
-fn checksum(parts: &[&[u8]]) -> u16 {
-    let mut sum: u32 = 0;
-    for part in parts {
-        for pair in part.chunks(2) {
-            sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&b| u32::from(b));
-        }
-    }
-    while sum > 0xffff {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
-}
-
 /// What a judge saw.
 #[derive(Clone)]
 pub struct Verdict {
@@ -477,6 +464,12 @@ impl Verdict {
             (first, t.heard.iter().any(Option::is_some))
         });
         gaps(probes, self.tape.end)
+    }
+
+    /// All times in which this node's own kernel did not answer, in order: one side of a network that is parted.
+    pub fn gaps_of(&self, node: &str) -> Vec<Gap> {
+        let side = usize::from(node != "hadev1");
+        gaps(self.tape.ticks.iter().map(|t| (t.sent[side], t.heard[side].is_some())), self.tape.end)
     }
 
     /// Every answer, in the order of arrival.
@@ -555,6 +548,11 @@ impl Verdict {
     /// Gratuitous ARPs and unsolicited neighbour advertisements for the VIP.
     pub fn announces(&self) -> &[Announce] {
         &self.tape.announces
+    }
+
+    /// The longest of some gaps in milliseconds; 0 if there is none.
+    pub fn longest_ms(gaps: Vec<Gap>) -> f64 {
+        longest(gaps).map_or(0.0, |gap| gap.length().as_secs_f64() * 1e3)
     }
 
     /// The longest time the judge itself did not run.

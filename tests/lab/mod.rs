@@ -15,6 +15,7 @@
 //! | `rootfs` | the file system nodes are overlays of, made once |
 //! | `net` | the wires, and harm done to them |
 //! | `node` | booting, commands, files, freezing, power loss |
+//! | `forge` | datagrams from a hand that has no key, and a listener on a wire |
 //! | `judge` | who answers for a VIP, and for how long nobody did |
 //! | `web` | a managed service (nginx on the VIP) and its client |
 //! | `vm` | the same two nodes as virtual machines, for what needs a kernel of its own |
@@ -26,6 +27,7 @@
 
 #![allow(dead_code)] // each test uses its part of the lab
 
+pub mod forge;
 pub mod judge;
 pub mod net;
 pub mod node;
@@ -291,6 +293,31 @@ fn remove(id: &str) {
             let _ = fs::remove_dir(&path).or_else(|_| fs::remove_file(&path));
         }
     }
+}
+
+/// All that is there of the labs of a process, by name: empty is what must be when it has ended.
+pub fn leftovers(process: u32) -> Vec<String> {
+    let (id, machine) = (format!("{MARK}{process}."), format!("dre-lab-{process}-"));
+    let of_it = |text: &str| text.contains(&id) || text.contains(&machine);
+    let places = [RUN, "/run/netns", "/run/systemd/nspawn/propagate", "/run/systemd/nspawn/unix-export"];
+    let mut found: Vec<String> = places
+        .into_iter()
+        .map(PathBuf::from)
+        .chain(node::cgroup_root())
+        .flat_map(|dir| names(&dir).into_iter().map(move |name| dir.join(name).display().to_string()))
+        .chain(
+            fs::read_to_string("/proc/self/mounts").unwrap_or_default().lines().map(|l| format!("mount {l}")),
+        )
+        .filter(|name| of_it(name))
+        .collect();
+    for pid in names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
+        let read = |what: &str| fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
+        if of_it(&command) || of_it(&String::from_utf8_lossy(&read("cgroup"))) {
+            found.push(format!("process {pid}: {command}"));
+        }
+    }
+    found
 }
 
 fn quietly(program: &str, args: &[&str]) {

@@ -74,6 +74,20 @@ pub fn mac_text(m: Mac) -> String {
     m.map(|b| format!("{b:02x}")).join(":")
 }
 
+/// The Internet checksum over all parts, each of even length but the last.
+pub fn checksum(parts: &[&[u8]]) -> u16 {
+    let mut sum: u32 = 0;
+    for part in parts {
+        for pair in part.chunks(2) {
+            sum += u32::from(pair[0]) << 8 | pair.get(1).map_or(0, |&b| u32::from(b));
+        }
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}
+
 /// The network a VIP is on, by its address.
 pub fn net_of(vip: IpAddr) -> usize {
     match vip {
@@ -254,6 +268,13 @@ impl Net {
             self.add(me, net, Way::To, &from, "drop".into(), 100)?;
         }
         Ok(())
+    }
+
+    /// Takes back every loss, duplication and parting on one network (not cuts and carriers).
+    pub fn mend_one(&self, net: &str) -> Result<()> {
+        number(net)?;
+        self.harms().retain(|harm| !harm.port.ends_with(&format!("-{net}")));
+        self.apply()
     }
 
     /// Takes back every loss, duplication and parting (not cuts and carriers).

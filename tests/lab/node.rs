@@ -9,6 +9,7 @@ use std::io::{Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -72,6 +73,8 @@ pub struct Node {
     net: Arc<Net>,
     running: Mutex<Option<Running>>,
     boots: Mutex<u32>,
+    /// A process of this boot was killed, stopped or frozen by the test.
+    harmed: AtomicBool,
 }
 
 impl Node {
@@ -103,6 +106,7 @@ impl Node {
             net,
             running: Mutex::new(None),
             boots: Mutex::new(0),
+            harmed: AtomicBool::new(false),
         };
         node.write("/etc/hostname", format!("{name}\n"))?;
         node.write(
@@ -134,6 +138,7 @@ impl Node {
     /// Switches it on: new namespace, new control group. Does not wait.
     pub fn switch_on(&self) -> Result<()> {
         self.clear()?;
+        self.harmed.store(false, Ordering::SeqCst);
         let boot = {
             let mut n = self.boots.lock().unwrap_or_else(PoisonError::into_inner);
             *n += 1;
@@ -350,11 +355,26 @@ impl Node {
         self.run(&["systemctl", "--failed", "--no-legend", "--plain"])
     }
 
+    /// The unit and the command of each of its processes, without asking its PID 1. What the test itself runs inside is
+    /// not among them: it stays in the test's control group.
+    pub fn processes(&self) -> Result<Vec<(String, String)>> {
+        let mut found = Vec::new();
+        list_group(&self.group()?.join("payload"), "", &mut found);
+        Ok(found)
+    }
+
+    /// Whether a fault below signalled or froze processes of this boot: systemd then ends some of them itself (its
+    /// watchdog), and says so in the journal.
+    pub fn was_harmed(&self) -> bool {
+        self.harmed.load(Ordering::SeqCst)
+    }
+
     // --- faults -------------------------------------------------------------------------------------------
 
     /// Stops every process at once, PID 1 too; its kernel goes on answering.
     pub fn freeze(&self) -> Result<Moment> {
         let group = self.group()?;
+        self.harmed.store(true, Ordering::SeqCst);
         fs::write(group.join("cgroup.freeze"), "1")?;
         wait_event(&group, "frozen 1")?;
         Ok(sys::now())
@@ -426,6 +446,7 @@ impl Node {
     /// Signals the main process of a unit (libc::SIGKILL, SIGSTOP, SIGCONT, …); the moment just before.
     pub fn signal(&self, unit: &str, signal: i32) -> Result<Moment> {
         let pid = self.main_pid(unit)?;
+        self.harmed.store(true, Ordering::SeqCst);
         let at = sys::now();
         if !sys::kill(pid, signal) {
             bail!("{}: {unit}: process {pid} was gone", self.name);
@@ -436,6 +457,7 @@ impl Node {
     /// Signals all main processes of several units as nearly at once as can be.
     pub fn signal_all(&self, units: &[&str], signal: i32) -> Result<Moment> {
         let pids: Vec<i32> = units.iter().map(|u| self.main_pid(u)).collect::<Result<_>>()?;
+        self.harmed.store(true, Ordering::SeqCst);
         let at = sys::now();
         for pid in pids {
             sys::kill(pid, signal);
@@ -521,6 +543,21 @@ fn find_group(dir: &Path, unit: &str, found: &mut Vec<i32>) {
         } else {
             find_group(&path, unit, found);
         }
+    }
+}
+
+/// Processes below `dir` by the innermost unit whose group they are in.
+fn list_group(dir: &Path, unit: &str, found: &mut Vec<(String, String)>) {
+    let text = fs::read_to_string(dir.join("cgroup.procs")).unwrap_or_default();
+    for pid in text.lines() {
+        // One that ended meanwhile is not there.
+        let Ok(name) = fs::read_to_string(format!("/proc/{pid}/comm")) else { continue };
+        found.push((unit.to_owned(), format!("{} ({pid})", name.trim())));
+    }
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten().filter(|e| e.path().is_dir()) {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let is_unit = name.ends_with(".service") || name.ends_with(".scope");
+        list_group(&entry.path(), if is_unit { &name } else { unit }, found);
     }
 }
 

@@ -33,6 +33,7 @@ const PACKAGES: &[&str] = &[
     "nginx-light",
     "freediameterd",
     "freediameter-extensions",
+    "libfaketime",
 ];
 
 /// Run inside once it is installed. Services that packages start by themselves are left to the tests; what systemd

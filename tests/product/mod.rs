@@ -2,11 +2,14 @@
 
 #![allow(dead_code)] // each test uses its part
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
+use dre::logic::election::Rule;
+use dre::snapshot::Status;
 
 use crate::lab::judge::Verdict;
 use crate::lab::node::Node;
@@ -16,6 +19,8 @@ pub const VIP: &str = "172.16.9.61";
 pub const VIP6: &str = "2001:db8:9::61";
 /// The cluster key of the lab: 32 bytes of 42, known to everybody.
 const KEY: &str = "KioqKioqKioqKioqKioqKioqKioqKioqKioqKioqKio=\n";
+/// The same as the codec takes it.
+pub const KEY_BYTES: [u8; 32] = [42; 32];
 
 pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
@@ -82,6 +87,38 @@ pub fn role(node: &Node) -> Result<String> {
     Ok(status(node)?.split(' ').next().unwrap_or_default().to_owned())
 }
 
+/// `drectl status --json`, read as the contract says.
+pub fn state(node: &Node) -> Result<Status> {
+    let json = node.run(&["drectl", "status", "--json"])?;
+    serde_json::from_str(&json).with_context(|| format!("{}: {json}", node.name))
+}
+
+/// Waits until an alarm of that name stands on the node; its text.
+pub fn alarm(node: &Node, name: &str, limit: Duration) -> Result<String> {
+    let begun = Instant::now();
+    loop {
+        let alarms = state(node)?.alarms;
+        if let Some(alarm) = alarms.iter().find(|a| a.name == name) {
+            return Ok(alarm.text.clone());
+        }
+        if begun.elapsed() > limit {
+            let names: Vec<&str> = alarms.iter().map(|a| a.name.as_str()).collect();
+            bail!("{}: no alarm {name} within {limit:?}, only {names:?}", node.name);
+        }
+        std::thread::sleep(ms(20));
+    }
+}
+
+/// Waits until no alarm of that name stands any more.
+pub fn no_alarm(node: &Node, name: &str, limit: Duration) -> Result<()> {
+    let begun = Instant::now();
+    while state(node)?.alarms.iter().any(|a| a.name == name) {
+        ensure!(begun.elapsed() < limit, "{}: alarm {name} still stands after {limit:?}", node.name);
+        std::thread::sleep(ms(20));
+    }
+    Ok(())
+}
+
 /// A pair that is on and has elected.
 pub struct Pair {
     pub lab: Lab,
@@ -130,7 +167,7 @@ impl Pair {
 
     /// The last of both nodes' journals, for a failure's report.
     pub fn journals(&self) -> String {
-        let last = |n: &Node| n.journal(&["-n60", "-o", "short-precise"]).unwrap_or_default();
+        let last = |n: &Node| n.journal(&["-n60", "-p", "info", "-o", "short-precise"]).unwrap_or_default();
         self.lab.nodes().map(last).join("\n----\n")
     }
 
@@ -156,17 +193,117 @@ impl Pair {
         Ok(seen)
     }
 
-    /// After a case: no unit failed, nothing dumped core.
+    /// After a case, on a pair that is settled: no unit failed, nothing dumped core, nothing was killed but by the case
+    /// itself, no process was left behind, everything that was said is documented, and both nodes say the same.
     pub fn audit(&self) -> Result<()> {
         for node in self.lab.nodes() {
-            let failed = node.failed_units()?;
-            if !failed.is_empty() {
+            audit(node).map_err(|error| {
                 let journal = node.journal(&["-n80", "-o", "short-precise"]).unwrap_or_default();
-                bail!("{}: failed units: {failed}\n{journal}", node.name);
+                error.context(format!("audit of {}\n{journal}", node.name))
+            })?;
+        }
+        // Each reads its own status at its own moment: what differs for longer is a difference.
+        let begun = Instant::now();
+        while let Err(error) = self.agree() {
+            if begun.elapsed() > Duration::from_secs(3) {
+                return Err(error);
             }
+            std::thread::sleep(ms(20));
         }
         Ok(())
     }
+
+    /// What each node says of itself is what the other says of it.
+    fn agree(&self) -> Result<()> {
+        let [one, two] = self.lab.nodes();
+        let (one, two) = (state(one)?, state(two)?);
+        for (own, other) in [(&one, &two), (&two, &one)] {
+            let (node, peer) = (&own.node, &own.peer);
+            ensure!(peer.node == other.node, "{node} calls its peer {}, that is {}", peer.node, other.node);
+            ensure!(peer.state == "heard", "{node}: the peer is {}", peer.state);
+            ensure!(
+                peer.role == other.role,
+                "{node}: {} is {}, it says {}",
+                other.node,
+                peer.role,
+                other.role
+            );
+            ensure!(
+                peer.fit == other.fit,
+                "{node}: fit {} of {}, it says {}",
+                peer.fit,
+                other.node,
+                other.fit
+            );
+            ensure!(own.links.iter().all(|link| link.up), "{node}: links {:?}", own.links);
+            let active = own.role == "active";
+            ensure!(own.lease.held == active, "{node} is {}, lease {:?}", own.role, own.lease);
+            let held = if active { own.vips.wanted } else { 0 };
+            ensure!(own.vips.held == held, "{node} is {}, VIPs {:?}", own.role, own.vips);
+        }
+        let roles = [one.role.as_str(), two.role.as_str()];
+        ensure!(matches!(roles, ["active", "standby"] | ["standby", "active"]), "roles {roles:?}");
+        Ok(())
+    }
+}
+
+fn audit(node: &Node) -> Result<()> {
+    let failed = node.failed_units()?;
+    ensure!(failed.is_empty(), "failed units: {failed}");
+    // PID 1's own words of how processes ended.
+    let ends = node.journal(&["_PID=1"])?;
+    let ended = |word: &str| ends.lines().filter(|line| line.contains(word)).collect::<Vec<_>>().join("\n");
+    let dumped = ended("code=dumped");
+    ensure!(dumped.is_empty(), "a process dumped core: {dumped}");
+    // (TERM is how systemd stops.)
+    if !node.was_harmed() {
+        let killed: Vec<&str> = ends
+            .lines()
+            .filter(|line| {
+                line.contains("code=killed") && !line.contains("status=15/TERM") && line.contains("]: dre")
+            })
+            .collect();
+        ensure!(killed.is_empty(), "killed, and not by this test: {killed:?}");
+    }
+    // Processes by the unit in whose control group they are, asked of the kernel; units, asked of systemd.
+    let mut units: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for (unit, process) in node.processes()? {
+        units.entry(unit).or_default().push(process);
+    }
+    let states = node.run(&["systemctl", "list-units", "--all", "--plain", "--no-legend"])?;
+    let running: BTreeMap<&str, &str> = states
+        .lines()
+        .filter_map(|line| {
+            let mut words = line.split_whitespace();
+            Some((words.next()?, words.nth(1)?))
+        })
+        .collect();
+    for (unit, processes) in &units {
+        let state = running.get(unit.as_str()).copied().unwrap_or("unknown to systemd");
+        ensure!(!matches!(state, "inactive" | "failed"), "{unit} is {state} and left {processes:?}");
+        if unit.starts_with("dre") {
+            ensure!(processes.len() == 1, "{unit} has more than its main process: {processes:?}");
+        }
+    }
+    for unit in ["dre.service", "dre-vip.service"] {
+        ensure!(units.contains_key(unit), "{unit} has no process");
+    }
+    let said = state(node)?;
+    for alarm in &said.alarms {
+        ensure!(README.contains(&format!("| {} |", alarm.name)), "README explains no alarm {}", alarm.name);
+    }
+    ensure!(Rule::ALL.iter().any(|rule| rule.word() == said.rule), "no rule {}", said.rule);
+    Ok(())
+}
+
+const README: &str = include_str!("../../README.md");
+
+/// User and system time of a process, from /proc/PID/stat; clock ticks are 10 ms on Linux.
+pub fn cpu(pid: i32) -> Result<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let fields: Vec<&str> = stat.rsplit_once(')').context("stat")?.1.split_whitespace().collect();
+    let ticks: u64 = fields[11].parse::<u64>()? + fields[12].parse::<u64>()?;
+    Ok(Duration::from_millis(ticks * 10))
 }
 
 /// The client's longest outage in milliseconds; 0 if there was none.
@@ -179,16 +316,66 @@ pub fn runs() -> usize {
     std::env::var("DRE_RUNS").ok().and_then(|n| n.parse().ok()).unwrap_or(3)
 }
 
-pub fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(0.0)
+/// Enough runs for a figure: the medians are set beside what is demanded, and nothing fails for being slow.
+pub fn is_bench() -> bool {
+    runs() >= 10
 }
 
-/// Prints a row of the table that `make bench` collects.
-pub fn report(case: &str, outages: &mut [f64]) {
+/// Time, judged generously: far beyond what a case reports, because the machine may be busy. A benchmark goes on.
+pub fn not_too_long(case: &str, seen: &Verdict, bound: Duration) -> Result<()> {
+    let outage = outage_ms(seen);
+    ensure!(
+        is_bench() || outage < bound.as_secs_f64() * 1e3,
+        "{case}: the client went without for {outage:.1} ms: {}",
+        seen.summary()
+    );
+    Ok(())
+}
+
+pub fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => 0.0,
+        n if n % 2 == 1 => values[middle],
+        _ => f64::midpoint(values[middle - 1], values[middle]),
+    }
+}
+
+/// A measured value beside the demanded one, in words.
+pub fn beside(measured: f64, demanded: f64, unit: &str) -> String {
+    let held = if measured <= demanded { "held" } else { "ABOVE THE BOUND" };
+    format!("demanded at most {demanded} {unit}: {held}")
+}
+
+/// Prints a row of the table that `make bench` collects: `demanded` is the client's longest median outage, in ms.
+pub fn report(case: &str, demanded: f64, outages: &mut [f64]) {
     let mid = median(outages);
     let (low, high) = (outages.first().copied().unwrap_or(0.0), outages.last().copied().unwrap_or(0.0));
-    println!("FIGURE {case}: outage median {mid:.1} ms, {low:.1} to {high:.1} ms, {} runs", outages.len());
+    let judged = match is_bench() {
+        true => beside(mid, demanded, "ms"),
+        false => format!("too few runs to set beside the demanded {demanded} ms"),
+    };
+    println!(
+        "FIGURE {case}: outage median {mid:.1} ms, {low:.1} to {high:.1} ms, {} runs; {judged}",
+        outages.len()
+    );
+}
+
+/// What is demanded at D = 30 ms, ms of outage: the medians of a quiet machine.
+pub mod demanded {
+    pub const SWITCHOVER: f64 = 15.0;
+    pub const TARGETS: f64 = 40.0;
+    pub const POWER_LOSS: f64 = 30.0 + 15.0;
+    /// Killed, stopped, frozen.
+    pub const PROCESSES: f64 = 30.0 + 60.0;
+    pub const CARRIER: f64 = 60.0;
+    /// Not felt at all.
+    pub const NOTHING: f64 = 0.0;
+    pub const ISOLATED: f64 = 4.0 * 30.0 + 500.0;
+    /// Of each daemon in peace at 100 ms.
+    pub const RESIDENT_KB: f64 = 10_000.0;
+    pub const CPU_PERCENT: f64 = 0.5;
 }
 
 /// Now, on the clock of the judge.
