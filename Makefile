@@ -50,7 +50,7 @@ install: build
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked --lib --bins
+	$(CARGO) test --locked --lib --bins --test tidy --test config --test contract
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 prepare:
@@ -60,8 +60,9 @@ prepare:
 test: prepare check test-lab test-vm
 
 test-lab:
-	$(CARGO) test --locked --test tidy --test config --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test harm --test steady -- --test-threads=1 --nocapture
+	$(CARGO) build --locked --bins --example demo
+	$(CARGO) test --locked --test control --test gate --test lab_selftest
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test steady --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare

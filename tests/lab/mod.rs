@@ -259,6 +259,10 @@ fn names(dir: &Path) -> Vec<String> {
 /// process and for one whose process was killed.
 fn remove(id: &str) {
     let of_it = format!("{id}.");
+    // A node that is about to boot is in no control group yet.
+    for (pid, _) in processes().into_iter().filter(|(_, command)| command.contains(&of_it)) {
+        sys::kill(pid, libc::SIGKILL);
+    }
     if let Ok(root) = node::cgroup_root() {
         for name in names(&root).into_iter().filter(|n| n.starts_with(&of_it)) {
             node::kill_group(&root.join(&name));
@@ -310,14 +314,26 @@ pub fn leftovers(process: u32) -> Vec<String> {
         )
         .filter(|name| of_it(name))
         .collect();
-    for pid in names(Path::new("/proc")).into_iter().filter(|name| name.bytes().all(|b| b.is_ascii_digit())) {
-        let read = |what: &str| fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
-        let command = String::from_utf8_lossy(&read("cmdline")).replace('\0', " ");
-        if of_it(&command) || of_it(&String::from_utf8_lossy(&read("cgroup"))) {
+    for (pid, command) in processes() {
+        let group = fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap_or_default();
+        if of_it(&command) || of_it(&group) {
             found.push(format!("process {pid}: {command}"));
         }
     }
     found
+}
+
+/// Every process but this one, with its command. One that has ended and was not yet waited for has none, and holds nothing.
+fn processes() -> Vec<(i32, String)> {
+    let own = std::process::id() as i32;
+    names(Path::new("/proc"))
+        .into_iter()
+        .filter_map(|name| name.parse::<i32>().ok())
+        .filter(|pid| *pid != own)
+        .filter_map(|pid| Some((pid, fs::read(format!("/proc/{pid}/cmdline")).ok()?)))
+        .filter(|(_, command)| !command.is_empty())
+        .map(|(pid, command)| (pid, String::from_utf8_lossy(&command).replace('\0', " ")))
+        .collect()
 }
 
 fn quietly(program: &str, args: &[&str]) {
@@ -338,6 +354,29 @@ fn run(program: &str, args: &[&str]) -> Result<String> {
     Ok(String::from_utf8_lossy(&out.stdout).into_owned())
 }
 
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Nothing is to be switched on any more.
+pub fn is_interrupted() -> bool {
+    INTERRUPTED.load(Ordering::SeqCst)
+}
+
+/// All labs of this process, while its other threads may still be making them: until nothing new has appeared for a while.
+fn remove_mine() {
+    let mine = format!("{MARK}{}.", std::process::id());
+    let mut quiet = 0;
+    for _ in 0..200 {
+        for id in ids().iter().filter(|id| id.starts_with(&mine)) {
+            remove(id);
+        }
+        quiet = if leftovers(std::process::id()).is_empty() { quiet + 1 } else { 0 };
+        if quiet == 4 {
+            return;
+        }
+        thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// An interrupted run removes its labs before it ends.
 fn watch_signals() {
     static WATCHED: AtomicBool = AtomicBool::new(false);
@@ -350,10 +389,8 @@ fn watch_signals() {
             thread::sleep(Duration::from_millis(50));
             let signal = sys::signalled();
             if signal != 0 {
-                let mine = format!("{MARK}{}.", std::process::id());
-                for id in ids().iter().filter(|id| id.starts_with(&mine)) {
-                    remove(id);
-                }
+                INTERRUPTED.store(true, Ordering::SeqCst);
+                remove_mine();
                 std::process::exit(128 + signal);
             }
         }

@@ -137,6 +137,9 @@ impl Node {
 
     /// Switches it on: new namespace, new control group. Does not wait.
     pub fn switch_on(&self) -> Result<()> {
+        if super::is_interrupted() {
+            bail!("{}: not switched on, the run was interrupted", self.name);
+        }
         self.clear()?;
         self.harmed.store(false, Ordering::SeqCst);
         let boot = {
