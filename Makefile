@@ -60,7 +60,7 @@ test: prepare check test-lab test-vm
 
 test-lab:
 	$(CARGO) test --locked --test tidy --test config --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test harm --test steady -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test harm --test manage --test steady -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare
