@@ -62,7 +62,7 @@ test: prepare check test-lab test-vm
 test-lab:
 	$(CARGO) build --locked --bins --example demo
 	$(CARGO) test --locked --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test steady --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test steady --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare

@@ -58,12 +58,15 @@ pub enum Notice {
         term: u64,
         evidence: String,
     },
+    /// `subject`: which link, which unit; empty where there is but one.
     AlarmRaised {
         alarm: String,
+        subject: String,
         text: String,
     },
     AlarmCleared {
         alarm: String,
+        subject: String,
     },
     /// A takeover was measured.
     TakenOver {
@@ -160,8 +163,9 @@ impl Notice {
             Self::RoleChanged { from, to, rule, term, evidence } => {
                 format!("{} -> {}: {rule}, term {term} ({evidence})", from.to_uppercase(), to.to_uppercase())
             }
-            Self::AlarmRaised { alarm, text } => format!("alarm {alarm}: {text}"),
-            Self::AlarmCleared { alarm } => format!("alarm {alarm} is over"),
+            Self::AlarmRaised { alarm, text, .. } => format!("alarm {alarm}: {text}"),
+            Self::AlarmCleared { alarm, subject } if subject.is_empty() => format!("alarm {alarm} is over"),
+            Self::AlarmCleared { alarm, subject } => format!("alarm {alarm} is over for {subject}"),
             Self::TakenOver { here, gap_us, rule } => format!(
                 "the VIPs are served {} after {}.{:03} ms ({rule})",
                 if *here { "here" } else { "by the peer" },
@@ -194,10 +198,14 @@ impl Notice {
                 ("DRE_TERM", term.to_string()),
                 ("DRE_EVIDENCE", evidence.clone()),
             ],
-            Self::AlarmRaised { alarm, text } => {
-                vec![("DRE_ALARM", alarm.clone()), ("DRE_TEXT", text.clone())]
+            Self::AlarmRaised { alarm, subject, text } => vec![
+                ("DRE_ALARM", alarm.clone()),
+                ("DRE_SUBJECT", subject.clone()),
+                ("DRE_TEXT", text.clone()),
+            ],
+            Self::AlarmCleared { alarm, subject } => {
+                vec![("DRE_ALARM", alarm.clone()), ("DRE_SUBJECT", subject.clone())]
             }
-            Self::AlarmCleared { alarm } => vec![("DRE_ALARM", alarm.clone())],
             Self::TakenOver { gap_us, rule, .. } => {
                 vec![("DRE_GAP_US", gap_us.to_string()), ("DRE_RULE", rule.clone())]
             }

@@ -26,6 +26,8 @@ pub struct Status {
     /// The first configured arbitrator that answers, else the first; `None` without one.
     pub arbitrator: Option<Arbitrator>,
     pub vips: Vips,
+    /// The role whose target systemd reached last, `active` | `standby`; empty while it has not let the last one go.
+    pub reached: String,
     pub services: Vec<Service>,
     pub fit: bool,
     /// Why not, empty when fit.
@@ -54,7 +56,8 @@ pub struct Lease {
 #[serde(default)]
 pub struct Peer {
     pub node: String,
-    /// `heard` | `suspect` | `lost` | `never` (not heard since the start)
+    /// `heard` | `suspect` | `one-way` (it is heard, but does not hear this node) | `lost` | `never` (not heard since the
+    /// start)
     pub state: String,
     /// Its role as last heard.
     pub role: String,
@@ -96,7 +99,9 @@ pub struct Vips {
 #[serde(default)]
 pub struct Service {
     pub unit: String,
-    /// systemd's ActiveState.
+    /// Where it shall run: `active` | `standby` | `both`
+    pub role: String,
+    /// systemd's ActiveState; its LoadState where the unit cannot be loaded.
     pub state: String,
 }
 
@@ -105,6 +110,8 @@ pub struct Service {
 pub struct Alarm {
     /// Two words, as in the README's table: `PeerStillServes`.
     pub name: String,
+    /// Which link, which unit; empty where there is but one.
+    pub subject: String,
     pub text: String,
     /// RFC 3339, UTC.
     pub since: String,

@@ -1,7 +1,7 @@
 //! The lease stream: what dre-elect and dre-vip say to each other.
 //!
-//! A `SOCK_SEQPACKET` unix socket, `/run/dre/lease`, 0600, owned by user `dre`; dre-elect listens (the
-//! socket comes from `dre.socket`, name `lease`), dre-vip connects, each checks the other's uid. One
+//! A `SOCK_SEQPACKET` unix socket, `/run/dre/lease`, 0600, owned by user `dre`; dre-elect makes it and
+//! listens, dre-vip connects, each checks the other's uid. One
 //! message a packet, postcard, at most [`MESSAGE_MAX`] bytes. When the stream closes, dre-vip shuts the gate.
 //!
 //! Its own socket and not the control socket's `Watch`: these packets are the takeover path, and a

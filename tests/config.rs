@@ -243,29 +243,80 @@ fn what_only_the_machine_knows() {
         let mut facts = HostFacts::default();
         for (name, address) in text {
             let all = facts.interfaces.entry((*name).to_owned()).or_default();
-            all.extend(address.parse::<std::net::IpAddr>().ok());
+            all.extend(address.parse::<ipnet::IpNet>().ok());
         }
         facts
     };
     let good = [
-        ("eth0", "172.16.8.50"),
+        ("eth0", "172.16.8.50/24"),
         ("eth1", ""),
         ("eth2", ""),
-        ("eth3", "172.16.11.54"),
-        ("eth4", "172.16.13.54"),
+        ("eth3", "172.16.11.54/24"),
+        ("eth4", "172.16.13.54/24"),
     ];
-    let (warnings, verdict) = settings.check_host(&facts(&good));
-    assert!(verdict.is_ok() && warnings.is_empty(), "{warnings:?}");
-    // A VIP on a heartbeat's interface is refused.
-    let (_, verdict) = settings.check_host(&facts(&[("eth1", "172.16.11.54")]));
-    let text = verdict.expect_err("refused").to_string();
+    let found = settings.check_host(&facts(&good));
+    assert!(found.present().is_ok() && found.warnings.is_empty() && found.missing().is_none(), "{found:?}");
+    // A VIP on a heartbeat's interface is refused, by the daemon too.
+    let found = settings.check_host(&facts(&[("eth1", "172.16.11.54/24")]));
+    let text = found.lasting().expect_err("refused").to_string();
     assert!(text.contains("172.16.9.61") && text.contains("eth1") && text.contains("primary"), "{text}");
-    // Two links on one bearer, a missing interface: said, not refused.
-    let (warnings, verdict) =
-        settings.check_host(&facts(&[("eth3", "172.16.11.54"), ("eth3", "172.16.13.54")]));
-    assert!(verdict.is_ok());
-    assert!(warnings.iter().any(|w| w.contains("both ride on eth3")), "{warnings:?}");
-    assert!(warnings.iter().any(|w| w.contains("eth1") && w.contains("does not have")), "{warnings:?}");
+    // Two links on one bearer: said, not refused.
+    let mut one_bearer = good;
+    one_bearer[4] = ("eth3", "172.16.13.54/24");
+    let found = settings.check_host(&facts(&one_bearer));
+    assert!(found.present().is_ok());
+    assert!(found.warnings.iter().any(|w| w.contains("both ride on eth3")), "{found:?}");
+}
+
+/// What the machine does not have is refused when somebody has just written it. A daemon that starts goes on: it may come.
+#[test]
+fn what_is_missing_is_refused_but_keeps_no_daemon_down() {
+    let settings = read(GOOD).expect("holds");
+    let facts = |text: &[(&str, &str)]| {
+        let mut facts = HostFacts::default();
+        for (name, address) in text {
+            let all = facts.interfaces.entry((*name).to_owned()).or_default();
+            all.extend(address.parse::<ipnet::IpNet>().ok());
+        }
+        facts
+    };
+    let others = [("eth1", ""), ("eth2", ""), ("eth3", "172.16.11.54/24"), ("eth4", "172.16.13.54/24")];
+    let with = |eth0: &[(&'static str, &'static str)]| {
+        let all: Vec<_> = others.iter().chain(eth0).copied().collect();
+        settings.check_host(&facts(&all))
+    };
+    assert!(with(&[("eth0", "172.16.8.50/24")]).present().is_ok());
+    assert!(with(&[("eth0", "10.0.0.1/8"), ("eth0", "172.16.8.50/24")]).present().is_ok());
+    for (eth0, words) in [
+        (&[][..], vec!["the arbitrator's interface eth0 does not exist", "ip link"]),
+        (&[("eth0", "")], vec!["172.16.8.250 is in no network of eth0", "has no IPv4 address"]),
+        (&[("eth0", "fe80::1/64")], vec!["has no IPv4 address"]),
+        // A prefix that does not contain its gateway.
+        (
+            &[("eth0", "172.16.8.50/25")],
+            vec![
+                "172.16.8.250 is in no network of eth0, which is in 172.16.8.0/25",
+                "correct the prefix of eth0",
+            ],
+        ),
+    ] {
+        let found = with(eth0);
+        let text = found.present().expect_err("refused").lines();
+        let alarm = found.missing().expect("an alarm");
+        for word in words {
+            assert!(text.contains(word) && alarm.contains(word), "{word} is not in {text}\n{alarm}");
+        }
+        assert!(found.lasting().is_ok(), "the daemon starts");
+        // A reload is refused for what is new, not for what was missing before.
+        assert!(found.clone().new_against(&found).present().is_ok());
+        assert!(found.new_against(&with(&[("eth0", "172.16.8.50/24")])).present().is_err());
+    }
+    let found = settings.check_host(&facts(&[("eth0", "172.16.8.50/24")]));
+    let text = found.present().expect_err("refused").lines();
+    for word in ["eth1, which this host does not have", "no interface of this host carries 172.16.11.54"] {
+        assert!(text.contains(word), "{text}");
+    }
+    assert!(found.lasting().is_ok());
 }
 
 /// Whatever is cut off or changed: an error or settings, never a panic.

@@ -275,9 +275,50 @@ fn lease_take_sees_the_grant_when_it_comes() {
         thread::yield_now();
     }
     let begun = Instant::now();
-    house.change(|status| drop(obliging(&Command::LeaseTake { unit: None }, status)));
+    house.change(|status| drop(obliging(&Command::LeaseTake { unit: None, force: false }, status)));
     ended(&child.wait_with_output().expect("it ends"), 0);
     assert!(begun.elapsed() < Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn a_take_is_forced_by_saying_so() {
+    let house = House::new("force", |command, status| match command {
+        Command::LeaseTake { force: false, .. } => {
+            Err("refused: the configuration differs; or say --force".into())
+        }
+        _ => obliging(command, status),
+    });
+    ended(&house.drectl(&["lease", "take"]), 75);
+    ended(&house.drectl(&["lease", "take", "--force"]), 0);
+}
+
+/// The role's services start when dre-lease.service has: a service that binds a VIP needs it to be there, and all of them may want
+/// to know the term.
+#[test]
+fn the_unit_has_the_lease_when_the_vips_are_there() {
+    let house = House::new("vips", |command, status| {
+        status.vips.wanted = 2;
+        status.vips.gate = "shut".into();
+        obliging(command, status)
+    });
+    let file = house.dir.join("term.env");
+    let path = file.display().to_string();
+    let line = ["lease", "take", "--unit", "--term-file", &path];
+    let mut child = drectl(&house.socket(), &line).spawn().expect("drectl runs");
+    let begun = Instant::now();
+    while house.status.lock().expect("whole").role != "active" {
+        assert!(begun.elapsed() < Duration::from_secs(10), "drectl never asked");
+        thread::yield_now();
+    }
+    for _ in 0..20 {
+        house.change(|status| status.vips.held = 1);
+        assert!(child.try_wait().expect("asked").is_none() && !file.exists(), "before the gate was open");
+    }
+    house.change(|status| status.vips.gate = "open".into());
+    assert!(child.wait().expect("it ends").success());
+    let text = std::fs::read_to_string(&file).expect("the term");
+    assert!(text.lines().any(|line| line == "DRE_TERM=7"), "{text}");
+    assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
 }
 
 #[test]

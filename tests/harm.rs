@@ -88,6 +88,51 @@ fn without_a_bus_the_vip_moves_all_the_same() -> Result<()> {
     Ok(())
 }
 
+/// The bus is there and does not answer; journald takes nothing. Neither holds a role up.
+#[test]
+fn a_bus_or_a_journal_that_hangs_delays_no_handover() -> Result<()> {
+    let toml = configuration(10, 3, "active = [\"vip-web.service\"]");
+    let pair = Pair::start_with(&toml, |root| lab::web::install(root, VIP))?;
+    let (first, second) = (pair.active()?, pair.standby()?);
+    first.wait_unit("dre-active.target", "active", SOON)?;
+    first.signal("dbus", libc::SIGSTOP)?;
+    // It hangs in the very moment in which it is needed.
+    let seen = pair.judged(ms(3000), || first.run_for(&["drectl", "switchover"], SOON).map(drop))?;
+    println!("FIGURE switchover while D-Bus hangs: outage {:.0} ms", outage_ms(&seen));
+    ensure!(seen.holder().is_some_and(|t| t.who() == second.name), "nobody took over: {}", seen.summary());
+    ensure!(outage_ms(&seen) < 2500.0, "{}", seen.summary());
+    alarm(first, "SystemdSilent", SOON)?;
+    // Known by now: nothing waits for it.
+    let seen = pair.judged(ms(500), || second.run_for(&["drectl", "switchover"], SOON).map(drop))?;
+    ensure!(outage_ms(&seen) < 500.0 && pair.active()?.name == first.name, "{}", seen.summary());
+    let seen = pair.judged(ms(500), || first.run_for(&["drectl", "switchover"], SOON).map(drop))?;
+    println!("FIGURE switchover while D-Bus has been hanging for a while: outage {:.0} ms", outage_ms(&seen));
+    ensure!(outage_ms(&seen) < 500.0 && pair.active()?.name == second.name, "{}", seen.summary());
+    first.signal("dbus", libc::SIGCONT)?;
+    first.wait_unit("dre-standby.target", "active", Duration::from_secs(10))?;
+    first.wait_unit(lab::web::UNIT, "inactive", SOON)?;
+    second.wait_unit(lab::web::UNIT, "active", SOON)?;
+    first.wait_for("! systemctl show -P StatusText dre | grep -q SystemdSilent", SOON)?;
+    pair.settled(SOON)?;
+
+    for node in pair.lab.nodes() {
+        node.signal("systemd-journald", libc::SIGSTOP)?;
+    }
+    let seen = pair.judged(ms(1000), || second.run_for(&["drectl", "switchover"], SOON).map(drop))?;
+    println!("FIGURE switchover while journald hangs: outage {:.0} ms", outage_ms(&seen));
+    ensure!(outage_ms(&seen) < 500.0 && pair.active()?.name == first.name, "{}", seen.summary());
+    for node in pair.lab.nodes() {
+        node.signal("systemd-journald", libc::SIGCONT)?;
+    }
+    pair.settled(SOON)?;
+
+    // A journald that starts with a new socket is written to.
+    first.sh("systemctl stop systemd-journald.socket systemd-journald-dev-log.socket systemd-journald; rm -f /run/systemd/journal/socket; systemctl start systemd-journald.socket systemd-journald-dev-log.socket systemd-journald")?;
+    first.run(&["drectl", "switchover"])?;
+    first.wait_for("journalctl -t dre-elect --since -10s | grep -q 'RELEASING: Switchover'", SOON)?;
+    Ok(())
+}
+
 #[test]
 fn systemd_itself_reloads_and_re_executes_unnoticed() -> Result<()> {
     let pair = fast()?;
@@ -184,21 +229,38 @@ fn a_role_that_came_back_meanwhile_is_a_new_one_for_systemd() -> Result<()> {
     let (first, second) = (pair.active()?, pair.standby()?);
     first.wait_unit("dre-active.target", "active", SOON)?;
     let invocation = |n: &Node| n.run(&["systemctl", "show", "-P", "InvocationID", "dre-lease.service"]);
-    let before = invocation(first)?;
-    first.run(&["systemctl", "stop", "dbus.socket", "dbus.service"])?;
-    for node in [first, second] {
-        node.run(&["drectl", "switchover"])?;
-        pair.settled(SOON)?;
+    // The second time polkit is late, and systemd refuses everything until it is there.
+    for late in [false, true] {
+        let before = invocation(first)?;
+        first.run(&["systemctl", "stop", "dbus.socket", "dbus.service"])?;
+        for node in [first, second] {
+            node.run(&["drectl", "switchover"]).map_err(|error| error.context(pair.journals()))?;
+            pair.settled(SOON)?;
+        }
+        ensure!(pair.active()?.name == first.name && invocation(first)? == before, "the bus was not away");
+        if late {
+            first.run(&["systemctl", "mask", "--runtime", "--now", "polkit.service"])?;
+        }
+        first.run(&["systemctl", "start", "dbus.socket", "dbus.service"])?;
+        if late {
+            first.wait_for("! systemctl show -P StatusText dre | grep -q SystemdSilent", SOON)?;
+            std::thread::sleep(ms(1000));
+            ensure!(invocation(first)? == before, "polkit was not away");
+            first.run(&["systemctl", "unmask", "--runtime", "polkit.service"])?;
+        }
+        let took = first.wait_for(
+            &format!(
+                "test \"$(systemctl show -P InvocationID dre-lease.service)\" != {} && systemctl is-active -q dre-active.target",
+                before.trim()
+            ),
+            SOON,
+        )?;
+        println!(
+            "FIGURE systemd follows {:.0} ms after the bus is back (polkit late: {late})",
+            took.as_secs_f64() * 1e3
+        );
+        ensure!(pair.active()?.name == first.name, "{}", pair.journals());
     }
-    ensure!(pair.active()?.name == first.name && invocation(first)? == before, "the bus was not away");
-    first.run(&["systemctl", "start", "dbus.socket", "dbus.service"])?;
-    first.wait_for(
-        &format!(
-            "test \"$(systemctl show -P InvocationID dre-lease.service)\" != {} && systemctl is-active -q dre-active.target",
-            before.trim()
-        ),
-        SOON,
-    )?;
     first.run(&["systemctl", "start", "dre-standby.target"])?;
     pair.settled(SOON)?;
     ensure!(pair.active()?.name == second.name, "the operator's stop was not heard: {}", pair.journals());

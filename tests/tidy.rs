@@ -250,8 +250,8 @@ fn the_catalogue_explains_every_notice_and_no_other() {
     let text = || String::new();
     let all = [
         Notice::RoleChanged { from: "", to: "", rule: "", term: 0, evidence: text() },
-        Notice::AlarmRaised { alarm: text(), text: text() },
-        Notice::AlarmCleared { alarm: text() },
+        Notice::AlarmRaised { alarm: text(), subject: text(), text: text() },
+        Notice::AlarmCleared { alarm: text(), subject: text() },
         Notice::TakenOver { here: true, gap_us: 0, rule: text() },
         Notice::Refused { asked: text(), reason: text() },
         Notice::Started { what: "", text: text() },

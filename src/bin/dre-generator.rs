@@ -1,37 +1,129 @@
-//! dre-generator: at boot and daemon-reload, turns `[services]` into wants and drop-ins.
+//! dre-generator: at boot and daemon-reload, turns `[services]` into wants and drop-ins, and tells NetworkManager which interfaces
+//! are not its own.
 //!
-//! systemd.generator(7): arguments are three directories; nothing may hang, nothing of the network is up. A configuration that
-//! does not hold yields nothing but a line in the kernel's log: a boot must not fail over it.
+//! systemd.generator(7): arguments are three directories; nothing may hang, nothing of the network is up. What an earlier run made
+//! is gone when this one begins, so a file that does not hold *now* must not take the drop-ins of running services away:
+//! they would not stop with the role any more, and a role whose services run is never free for the peer. What the last good file
+//! led to is kept below `/run`, which systemd leaves writable for generators, and is made again. At a boot there is none: nothing
+//! is made but a line in the kernel's log, because a boot must not fail over it.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::symlink;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use dre::config;
-use dre::config::Services;
+use dre::config::{self, HostFacts, Services, Settings};
+
+/// Root's own: what is read from here becomes units.
+const KEPT: &str = "/run/dre-generator/kept";
+/// Hides the file of this name below /usr/lib/NetworkManager.
+const NETWORK_MANAGER: &str = "/run/NetworkManager/conf.d/50-dre.conf";
 
 fn main() -> ExitCode {
     let Some(directory) = std::env::args_os().nth(1) else {
         eprintln!("dre-generator: systemd runs this; see systemd.generator(7)");
         return ExitCode::from(64);
     };
-    let result = config::load().map_err(|e| e.lines()).and_then(|settings| {
-        generate(Path::new(&directory), &settings.services, settings.tipc.is_some())
-            .map_err(|error| format!("cannot write: {error}"))
+    let read = config::load().map(|settings| {
+        let named = interfaces(&settings, &config::host_facts());
+        Wanted::of(&settings, named.into_iter().filter(|name| !has_profile(Path::new("/"), name)).collect())
     });
-    if let Err(text) = result {
-        let line = format!("<4>dre-generator: no units for managed services: {text}");
-        let logged = fs::OpenOptions::new()
-            .write(true)
-            .open("/dev/kmsg")
-            .and_then(|mut k| k.write_all(line.as_bytes()));
-        if logged.is_err() {
-            eprintln!("{line}");
+    let kept = Path::new(KEPT);
+    let wanted = match read {
+        Ok(wanted) => {
+            if let Err(error) = keep(kept, &wanted) {
+                complain(&format!("cannot keep what the configuration leads to in {KEPT}: {error}"));
+            }
+            wanted
         }
+        Err(error) => match fs::read_to_string(kept) {
+            Ok(text) => {
+                complain(&format!("units are made as the last good configuration had it: {}", error.lines()));
+                Wanted::from_text(&text)
+            }
+            Err(_) => {
+                complain(&format!("no units for managed services: {}", error.lines()));
+                return ExitCode::SUCCESS;
+            }
+        },
+    };
+    if let Err(error) = generate(Path::new(&directory), &wanted.services, wanted.tipc) {
+        complain(&format!("cannot write units for managed services: {error}"));
+    }
+    if let Err(error) = hands_off(Path::new(NETWORK_MANAGER), &wanted.unmanaged) {
+        complain(&format!("cannot write {NETWORK_MANAGER}: {error}"));
     }
     ExitCode::SUCCESS
+}
+
+/// To the kernel's log: journald may not be there yet.
+fn complain(text: &str) {
+    let line = format!("<4>dre-generator: {}", text.replace('\n', "; "));
+    let logged =
+        fs::OpenOptions::new().write(true).open("/dev/kmsg").and_then(|mut k| k.write_all(line.as_bytes()));
+    if logged.is_err() {
+        eprintln!("{line}");
+    }
+}
+
+/// What a configuration leads to.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Wanted {
+    services: Services,
+    tipc: bool,
+    unmanaged: Vec<String>,
+}
+
+impl Wanted {
+    fn of(settings: &Settings, unmanaged: Vec<String>) -> Self {
+        Self { services: settings.services.clone(), tipc: settings.tipc.is_some(), unmanaged }
+    }
+
+    /// A line for each thing; none of the names can hold a blank.
+    fn to_text(&self) -> String {
+        let lines = |word: &str, all: &[String]| {
+            all.iter().map(|name| format!("{word} {name}\n")).collect::<String>()
+        };
+        let mut text = lines("active", &self.services.active);
+        text += &lines("standby", &self.services.standby);
+        text += &lines("both", &self.services.both);
+        text += &lines("unmanaged", &self.unmanaged);
+        if self.tipc {
+            text += "tipc yes\n";
+        }
+        text
+    }
+
+    fn from_text(text: &str) -> Self {
+        let mut wanted = Self::default();
+        for (word, name) in text.lines().filter_map(|line| line.split_once(' ')) {
+            match word {
+                "active" => wanted.services.active.push(name.into()),
+                "standby" => wanted.services.standby.push(name.into()),
+                "both" => wanted.services.both.push(name.into()),
+                "unmanaged" => wanted.unmanaged.push(name.into()),
+                "tipc" => wanted.tipc = true,
+                _ => {}
+            }
+        }
+        wanted
+    }
+}
+
+/// Whole or not at all.
+fn replace(path: &Path, text: &str) -> io::Result<()> {
+    if let Some(directory) = path.parent() {
+        fs::create_dir_all(directory)?;
+    }
+    let new = path.with_extension("new");
+    fs::write(&new, text)?;
+    fs::rename(&new, path)
+}
+
+fn keep(path: &Path, wanted: &Wanted) -> io::Result<()> {
+    replace(path, &wanted.to_text())
 }
 
 fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
@@ -75,6 +167,9 @@ After=dre-lease.service
 PartOf=dre-active.target
 # The standby role is reached when this has stopped, not before.
 Before=dre-standby.target
+[Service]
+# DRE_TERM: the number of this period of the role.
+EnvironmentFile=-/run/dre-lease/term.env
 ";
 
 const STANDBY: &str = "# made by dre-generator from [services] standby; do not edit
@@ -93,18 +188,81 @@ Restart=always
 RestartSec=1s
 ";
 
+/// The interfaces that carry VIPs or heartbeats. Those of UDP links are known by their addresses alone, so only where these are
+/// up already.
+fn interfaces(settings: &Settings, host: &HostFacts) -> BTreeSet<String> {
+    let vips = settings.vips.iter().map(|vip| vip.interface.clone());
+    let bearers = settings.tipc.iter().flat_map(|tipc| &tipc.bearers).map(|bearer| bearer.interface.clone());
+    let links = settings.links.iter().filter_map(|link| {
+        let carries = host.interfaces.iter().find(|(_, own)| own.iter().any(|net| net.addr() == link.local));
+        carries.map(|(name, _)| name.clone())
+    });
+    vips.chain(bearers).chain(links).collect()
+}
+
+/// NetworkManager has a profile for this very interface: its base address comes from there and would go if the interface were taken
+/// from it. What it makes up by itself ("Wired connection 1", below /run) is no such thing; what netplan hands it is.
+fn has_profile(root: &Path, interface: &str) -> bool {
+    if root.join(format!("etc/sysconfig/network-scripts/ifcfg-{interface}")).exists() {
+        return true;
+    }
+    let kept = ["etc/NetworkManager/system-connections", "usr/lib/NetworkManager/system-connections"];
+    let files = |dir: PathBuf| fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
+    let netplan = files(root.join("run/NetworkManager/system-connections"))
+        .filter(|path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("netplan-")));
+    kept.into_iter().flat_map(|dir| files(root.join(dir))).chain(netplan).any(|path| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let names = text
+            .lines()
+            .filter_map(|line| line.split_once('='))
+            .filter(|(key, _)| key.trim() == "interface-name");
+        names.into_iter().any(|(_, name)| name.trim().trim_end_matches(';') == interface)
+    })
+}
+
+/// Tells NetworkManager, where there is one: it reads this at its start, or when it is reloaded.
+fn hands_off(path: &Path, unmanaged: &[String]) -> io::Result<()> {
+    if unmanaged.is_empty() || !Path::new("/usr/sbin/NetworkManager").exists() {
+        return match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        };
+    }
+    replace(path, &unmanaged_text(unmanaged))
+}
+
+fn unmanaged_text(unmanaged: &[String]) -> String {
+    let all: Vec<String> = unmanaged.iter().map(|name| format!("interface-name:{name}")).collect();
+    format!(
+        "# made by dre-generator from /etc/dre/dre.toml; do not edit\n\
+         # These carry VIPs or heartbeats, and no connection of NetworkManager's names them.\n\
+         [keyfile]\nunmanaged-devices+={}\n",
+        all.join(";")
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn services_become_wants_and_drop_ins() {
-        let dir = std::env::temp_dir().join(format!("dre-generator-{}", std::process::id()));
-        let services = Services {
+    fn directory(name: &str) -> PathBuf {
+        let dir = std::env::temp_dir().join(format!("dre-generator-{name}-{}", std::process::id()));
+        let _ = fs::remove_dir_all(&dir);
+        dir
+    }
+
+    fn services() -> Services {
+        Services {
             active: vec!["diameter.service".into()],
             standby: vec!["report.service".into()],
             both: vec!["memcached.service".into()],
-        };
+        }
+    }
+
+    #[test]
+    fn services_become_wants_and_drop_ins() {
+        let dir = directory("units");
+        let services = services();
         generate(&dir, &services, false).expect("generated");
         assert!(!dir.join("dre.service.wants").exists(), "TIPC is not loaded unless it is configured");
         generate(&dir, &services, true).expect("again is no error");
@@ -115,6 +273,7 @@ mod tests {
             "After=dre-lease.service",
             "PartOf=dre-active.target",
             "Before=dre-standby.target",
+            "EnvironmentFile=-/run/dre-lease/term.env",
         ] {
             assert!(drop_in.lines().any(|l| l == line), "{line}");
         }
@@ -122,5 +281,59 @@ mod tests {
         assert!(dir.join("dre-standby.target.wants/report.service").is_symlink());
         assert!(dir.join("multi-user.target.wants/memcached.service").is_symlink());
         fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn what_was_good_is_kept_and_read_again() {
+        let path = directory("kept").join("kept");
+        let wanted =
+            Wanted { services: services(), tipc: true, unmanaged: vec!["eth1".into(), "eth3".into()] };
+        keep(&path, &wanted).expect("kept");
+        assert_eq!(Wanted::from_text(&fs::read_to_string(&path).expect("read")), wanted);
+        let nothing = Wanted::default();
+        assert_eq!(Wanted::from_text(&nothing.to_text()), nothing);
+        fs::remove_dir_all(path.parent().expect("a directory")).expect("removed");
+    }
+
+    #[test]
+    fn network_manager_is_told_of_what_is_not_its_own() {
+        let toml = r#"
+[nodes.hadev1]
+links = { primary = "172.16.11.54", secondary = "172.16.13.54" }
+[nodes.hadev2]
+links = { primary = "172.16.11.55", secondary = "172.16.13.55" }
+[[vip]]
+address = "172.16.9.61/24"
+interface = "eth1"
+[[vip]]
+address = "172.16.10.71/16"
+interface = "eth2"
+"#;
+        let settings =
+            config::parse(&[("dre.toml".into(), toml.into())], "dre", "hadev1", false).expect("holds");
+        let mut host = HostFacts::default();
+        host.interfaces.insert("eth3".into(), vec!["172.16.11.54/24".parse().expect("a network")]);
+        let names: Vec<String> = interfaces(&settings, &host).into_iter().collect();
+        assert_eq!(names, ["eth1", "eth2", "eth3"], "the second link's address is not up");
+        assert!(unmanaged_text(&names).ends_with(
+            "[keyfile]\nunmanaged-devices+=interface-name:eth1;interface-name:eth2;interface-name:eth3\n"
+        ));
+
+        let root = directory("profiles");
+        let connections = root.join("etc/NetworkManager/system-connections");
+        let made_up = root.join("run/NetworkManager/system-connections");
+        fs::create_dir_all(&connections).expect("made");
+        fs::create_dir_all(&made_up).expect("made");
+        fs::write(connections.join("base.nmconnection"), "[connection]\nid=base\ninterface-name=eth1\n")
+            .expect("written");
+        fs::write(made_up.join("Wired connection 1.nmconnection"), "[connection]\ninterface-name=eth2\n")
+            .expect("written");
+        fs::write(made_up.join("netplan-eth3.nmconnection"), "[connection]\ninterface-name=eth3\n")
+            .expect("written");
+        assert_eq!(
+            ["eth1", "eth2", "eth3", "eth4"].map(|name| has_profile(&root, name)),
+            [true, false, true, false]
+        );
+        fs::remove_dir_all(&root).expect("removed");
     }
 }

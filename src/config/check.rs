@@ -437,6 +437,8 @@ pub fn settings(
         let mut out = vec![];
         for unit in list.iter().flatten() {
             let ok = unit.value.ends_with(".service")
+                // A template without an instance is no unit.
+                && !unit.value.ends_with("@.service")
                 && unit.value.len() > 8
                 && unit.value.len() < 256
                 && unit.value.chars().all(|c| c.is_ascii_alphanumeric() || ":_.-@\\".contains(c));

@@ -3,6 +3,8 @@
 
 use std::path::Path;
 
+use crate::notice::Priority;
+
 /// As in the units; a later file wins.
 const FILES: [&str; 2] = ["/etc/sysconfig/dre", "/etc/default/dre"];
 
@@ -12,6 +14,33 @@ pub fn get(name: &str) -> Option<String> {
         .ok()
         .or_else(|| in_files(&FILES.map(Path::new), name))
         .filter(|value| !value.is_empty())
+}
+
+/// Yes or no, as systemd takes it; `None`: neither.
+pub fn truth(word: &str) -> Option<bool> {
+    match word.to_lowercase().as_str() {
+        "yes" | "true" | "1" | "on" | "y" | "t" => Some(true),
+        "no" | "false" | "0" | "off" | "n" | "f" => Some(false),
+        _ => None,
+    }
+}
+
+/// Settings with values nobody knows: each is taken as its default, and that is said.
+pub fn strange(get: impl Fn(&str) -> Option<String>) -> Vec<String> {
+    let mut all = vec![];
+    if let Some(word) = get("DRE_LOG_LEVEL").filter(|word| Priority::from_word(word).is_none()) {
+        all.push(format!(
+            "DRE_LOG_LEVEL = {word:?} is no level, \"info\" is taken; write err, warning, notice, info or debug in \
+             /etc/default/dre or /etc/sysconfig/dre"
+        ));
+    }
+    if let Some(word) = get("DRE_STANDALONE").filter(|word| truth(word).is_none()) {
+        all.push(format!(
+            "DRE_STANDALONE = {word:?} is neither yes nor no, \"no\" is taken; write yes or no in /etc/default/dre or \
+             /etc/sysconfig/dre"
+        ));
+    }
+    all
 }
 
 fn in_files(files: &[&Path], name: &str) -> Option<String> {
@@ -39,6 +68,24 @@ fn value(text: &str, name: &str) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_that_nobody_knows_is_said() {
+        let with = |level: &'static str, alone: &'static str| {
+            strange(move |name| match name {
+                "DRE_LOG_LEVEL" => Some(level.into()),
+                "DRE_STANDALONE" => Some(alone.into()),
+                _ => None,
+            })
+        };
+        assert!(
+            with("DEBUG", "Yes").is_empty()
+                && with("warning", "off").is_empty()
+                && strange(|_| None).is_empty()
+        );
+        let said = with("verbose", "maybe");
+        assert!(said[0].contains("\"verbose\"") && said[1].contains("\"maybe\""), "{said:?}");
+    }
 
     #[test]
     fn lines_as_systemd_takes_them() {

@@ -91,6 +91,16 @@ impl Error {
             .collect()
     }
 
+    /// The first finding in short, with its place.
+    pub fn first(&self) -> String {
+        let more = self.findings.len().saturating_sub(1);
+        let more = if more == 0 { String::new() } else { format!(", and {more} more") };
+        self.json().first().map_or_else(String::new, |f| match f.line {
+            0 => format!("{}{more}", f.what),
+            line => format!("{}:{line}: {}{more}", f.file, f.what),
+        })
+    }
+
     /// One line a finding, for the journal and `systemctl status`.
     pub fn lines(&self) -> String {
         let each = self.json().into_iter().map(|f| match f.line {

@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::notice::Priority;
+
 mod check;
 mod digest;
 mod environment;
@@ -19,7 +21,7 @@ mod raw;
 mod tipc;
 
 pub use error::{Error, Finding};
-pub use host::{HostFacts, gather as host_facts};
+pub use host::{HostFacts, HostFindings, gather as host_facts};
 pub use key::{Key, encode as encode_key, path as key_path, read as read_key};
 pub use tipc::{Bearer, Tipc, TipcAddress};
 
@@ -108,6 +110,8 @@ impl Settings {
             startup_hold: self.election.startup_hold,
             vips: self.vips.iter().map(|v| v.address.addr().to_string()).collect(),
             services: self.services.active.clone(),
+            standby: self.services.standby.clone(),
+            both: self.services.both.clone(),
             digest: self.digest,
             sections: self.sections,
             section_names: SECTIONS,
@@ -131,10 +135,14 @@ pub fn group() -> String {
     environment::get("DRE_GROUP").unwrap_or_else(|| "dre".into())
 }
 
-/// `DRE_STANDALONE` says yes.
+/// `DRE_STANDALONE` says yes. What it says in words nobody knows is among the warnings.
 pub fn standalone() -> bool {
-    environment::get("DRE_STANDALONE")
-        .is_some_and(|v| matches!(v.to_lowercase().as_str(), "yes" | "true" | "1" | "on"))
+    environment::get("DRE_STANDALONE").as_deref().and_then(environment::truth).unwrap_or(false)
+}
+
+/// `DRE_LOG_LEVEL`; "info" without one, or with one nobody knows (that is among the warnings).
+pub fn log_level() -> Priority {
+    environment::get("DRE_LOG_LEVEL").as_deref().and_then(Priority::from_word).unwrap_or(Priority::Info)
 }
 
 /// This host's name, without a domain.
@@ -152,7 +160,9 @@ pub fn load() -> Result<Settings, Error> {
 pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
     let file = file.map_or_else(|| locate(&group(), environment::get), Path::to_path_buf);
     let sources = read_sources(&file)?;
-    parse(&sources, &group(), &host_name(), standalone())
+    let mut settings = parse(&sources, &group(), &host_name(), standalone())?;
+    settings.warnings.extend(environment::strange(environment::get));
+    Ok(settings)
 }
 
 /// The file and its drop-ins in `FILE.d/*.toml`, by name.

@@ -39,8 +39,11 @@ impl Evidence {
         *self = Self { round: self.round, ..Self::default() };
     }
 
-    /// Slows the probes down without forgetting what they said.
+    /// Another pace. Faster: what was seen at the slower one is too old for a claim, the count begins again.
     pub fn pace(&mut self, period: Duration) {
+        if period < self.period {
+            self.probes = [None; PROBES];
+        }
         self.period = period;
     }
 
@@ -164,6 +167,22 @@ mod tests {
         assert!(e.quiet(at(16)));
         e.answered(at(9));
         assert_eq!(e.arbitrator_answered(), None);
+    }
+
+    #[test]
+    fn what_slow_probes_saw_is_no_evidence_for_fast_ones() {
+        let mut e = Evidence::default();
+        let round = e.begin(at(0), PERIOD * 5);
+        for ms in [0, 15, 30] {
+            e.probed(round, at(ms));
+        }
+        assert!(e.quiet(at(50)));
+        e.pace(PERIOD);
+        assert!(!e.quiet(at(50)));
+        for ms in [51, 54, 57] {
+            e.probed(round, at(ms));
+        }
+        assert!(!e.quiet(at(59)) && e.quiet(at(60)));
     }
 
     #[test]

@@ -45,6 +45,9 @@ impl By {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Votes {
     span: Duration,
+    /// What was asked before this moment counts for this long at most: who answers may have answered, and promised, to
+    /// earlier settings.
+    before: (Moment, Duration),
     peer: Moment,
     third: Moment,
     promised: Moment,
@@ -53,21 +56,38 @@ pub struct Votes {
 impl Votes {
     /// `span` = D − guard.
     pub const fn new(span: Duration) -> Self {
-        Self { span, peer: Moment::ZERO, third: Moment::ZERO, promised: Moment::ZERO }
+        Self {
+            span,
+            before: (Moment::ZERO, span),
+            peer: Moment::ZERO,
+            third: Moment::ZERO,
+            promised: Moment::ZERO,
+        }
     }
 
-    pub fn set_span(&mut self, span: Duration) {
-        self.span = span;
+    /// Settings that hold from `now` on.
+    pub fn set_span(&mut self, now: Moment, span: Duration) {
+        if span != self.span {
+            // The shortest so far: several reloads may lie within one round trip.
+            self.before = (now, self.before.1.min(self.span));
+            self.span = span;
+        }
+    }
+
+    /// How long the answer to what was sent then counts.
+    fn span_of(&self, sent: Moment) -> Duration {
+        let (until, shorter) = self.before;
+        if sent < until { self.span.min(shorter) } else { self.span }
     }
 
     /// The peer acknowledged a heartbeat of this claim that went out at `sent`.
     pub fn acknowledged(&mut self, sent: Moment) {
-        self.peer = self.peer.max(sent + self.span);
+        self.peer = self.peer.max(sent + self.span_of(sent));
     }
 
     /// An arbitrator answered the ping that went out at `sent`.
     pub fn answered(&mut self, sent: Moment) {
-        self.third = self.third.max(sent + self.span);
+        self.third = self.third.max(sent + self.span_of(sent));
     }
 
     /// This node acknowledged a heartbeat: it promises not to claim for the longer of the two nodes' D.
@@ -125,6 +145,24 @@ mod tests {
         assert_eq!(v.third_until(), at(129));
         v.drop_collected();
         assert_eq!((v.peer_until(), v.third_until()), (Moment::ZERO, Moment::ZERO));
+    }
+
+    /// The peer promised to what it was asked, not to what was configured since.
+    #[test]
+    fn a_longer_span_counts_only_for_what_is_asked_from_then_on() {
+        let long = Duration::from_millis(300);
+        let mut v = Votes::new(SPAN);
+        v.set_span(at(100), long);
+        v.acknowledged(at(99));
+        v.answered(at(99));
+        assert_eq!((v.peer_until(), v.third_until()), (at(127), at(127)));
+        v.acknowledged(at(100));
+        assert_eq!(v.peer_until(), at(400));
+        // And again within the round trip: the shortest of them.
+        v.set_span(at(101), Duration::from_millis(200));
+        v.drop_collected();
+        v.acknowledged(at(99));
+        assert_eq!(v.peer_until(), at(127));
     }
 
     #[test]

@@ -31,7 +31,7 @@ use crate::stream::{GateKind, Order, Report};
 mod alarms;
 mod status;
 
-pub use alarms::AlarmName;
+pub use alarms::AlarmKey;
 
 /// How often arbitrators are pinged in peace time, so that their silence is known before it matters.
 const PEACE_PING: Duration = Duration::from_secs(1);
@@ -69,7 +69,10 @@ pub struct Setup {
     pub failback: bool,
     pub startup_hold: Duration,
     pub vips: Vec<String>,
+    /// Units of the active role, of the standby role, of both nodes. [`Event::Unit`] counts them through in this order.
     pub services: Vec<String>,
+    pub standby: Vec<String>,
+    pub both: Vec<String>,
     pub digest: [u8; 32],
     pub sections: [u32; 8],
     pub section_names: [&'static str; 8],
@@ -79,10 +82,45 @@ pub struct Setup {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum UnitState {
     Unknown,
+    /// systemd has no such unit, or cannot load it.
+    Missing,
     Down,
     Failed,
-    /// Activating, active, deactivating: something may run.
+    Starting,
     Up,
+    Stopping,
+}
+
+impl UnitState {
+    /// Nothing of it runs.
+    pub const fn is_down(self) -> bool {
+        matches!(self, Self::Missing | Self::Down | Self::Failed)
+    }
+
+    const fn words(self) -> &'static str {
+        match self {
+            Self::Unknown => "not known to systemd yet",
+            Self::Missing => "not there: systemd cannot load it",
+            Self::Down => "not running",
+            Self::Failed => "failed",
+            Self::Starting => "still starting",
+            Self::Up => "running",
+            Self::Stopping => "still stopping",
+        }
+    }
+}
+
+/// A managed unit and when it last ran, or began not to.
+#[derive(Debug, Clone, Copy)]
+struct Unit {
+    state: UnitState,
+    since: Moment,
+}
+
+impl Unit {
+    const fn new(now: Moment) -> Self {
+        Self { state: UnitState::Unknown, since: now }
+    }
 }
 
 /// Facts, as they happen.
@@ -119,7 +157,7 @@ pub enum Event<'a> {
         open: bool,
     },
     Report(Report),
-    /// A unit of `services.active`, by index.
+    /// A managed unit, by its index in [`Setup::services`], `standby` and `both`.
     Unit {
         index: usize,
         state: UnitState,
@@ -135,6 +173,8 @@ pub enum Event<'a> {
     },
     /// dre.service is being stopped, or the machine goes down.
     Stop,
+    /// The machine does not go down after all.
+    Stay,
 }
 
 /// What must be done, in order.
@@ -158,11 +198,11 @@ pub enum Action {
         term: u64,
     },
     Raised {
-        alarm: AlarmName,
+        alarm: AlarmKey,
         text: String,
     },
     Cleared {
-        alarm: AlarmName,
+        alarm: AlarmKey,
     },
     /// The clean stop is complete.
     Exit,
@@ -193,6 +233,7 @@ pub enum Command {
     /// `unit`: asked by dre-lease.service, with its invocation; else by a person.
     LeaseTake {
         unit: Option<String>,
+        force: bool,
     },
     LeaseRelease {
         unit: Option<String>,
@@ -275,10 +316,12 @@ pub struct Node {
     bearers: Vec<Option<bool>>,
     troubles: BTreeMap<&'static str, String>,
     vip: Vip,
-    units: Vec<UnitState>,
+    units: Vec<Unit>,
     manager: Option<bool>,
     /// systemd could not bring the role's target up: which, since when, why.
     unreached: Option<(Target, Moment, String)>,
+    /// The target that systemd reached last; none yet since the role was let go.
+    reached: Option<Target>,
 
     wish: Wish,
     wish_until: Option<Moment>,
@@ -304,9 +347,11 @@ pub struct Node {
     takeover: Option<Takeover>,
     takeover_rule: Rule,
     both_active: bool,
+    /// Takes the role when both are free, and goes first in all else that needs an order, as far as both nodes know.
+    first: bool,
     rejected: BTreeMap<Reject, u64>,
     last_rejected: Option<(Reject, Moment)>,
-    alarms: BTreeMap<AlarmName, (Moment, String)>,
+    alarms: BTreeMap<AlarmKey, (Moment, String)>,
     #[cfg(test)]
     pub(super) planted: Planted,
 }
@@ -326,6 +371,8 @@ pub(super) enum Planted {
     NoPromise,
     /// A gate that ran out opens again, whoever may have taken over.
     GateReopens,
+    /// After a reload a longer D counts for answers to what was asked before it.
+    SpanOfTheAnswer,
 }
 
 impl Node {
@@ -351,9 +398,10 @@ impl Node {
             bearers: vec![None; links],
             troubles: BTreeMap::new(),
             vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
-            units: vec![UnitState::Unknown; setup.services.len()],
+            units: units_of(now, &setup),
             manager: None,
             unreached: None,
+            reached: None,
             role: Role::Releasing,
             rule: Rule::Started,
             since: now,
@@ -380,6 +428,7 @@ impl Node {
             takeover: None,
             takeover_rule: Rule::Started,
             both_active: false,
+            first: setup.first,
             rejected: BTreeMap::new(),
             last_rejected: None,
             alarms: BTreeMap::new(),
@@ -471,14 +520,21 @@ impl Node {
             self.sequence.resize(setup.links.len(), self.sequence.iter().copied().max().unwrap_or(0));
             self.bearers.resize(setup.links.len(), None);
         }
-        self.votes.set_span(setup.dead_after - setup.guard);
-        if setup.services != self.setup.services {
-            self.units = vec![UnitState::Unknown; setup.services.len()];
+        let since = if self.is_planted(Planted::SpanOfTheAnswer) { Moment::ZERO } else { now };
+        self.votes.set_span(since, setup.dead_after - setup.guard);
+        if units_of(now, &setup).len() != self.units.len()
+            || (&setup.services, &setup.standby, &setup.both)
+                != (&self.setup.services, &self.setup.standby, &self.setup.both)
+        {
+            self.units = units_of(now, &setup);
         }
         self.arbitrators.resize(setup.arbitrators.len(), (None, Duration::ZERO));
         self.setup = setup;
         self.codec = codec;
         self.next_beat = now;
+        if self.hears_peer(now) || !self.liveness.ever() {
+            self.order();
+        }
         self.end_turn(now, out);
     }
 
@@ -505,7 +561,9 @@ impl Node {
             Event::Pong { index, sent, rtt } => {
                 if let Some(seen) = self.arbitrators.get_mut(index) {
                     *seen = (seen.0.max(Some(sent)), rtt);
-                    self.votes.answered(sent);
+                    if self.third_counts(sent) {
+                        self.votes.answered(sent);
+                    }
                     self.evidence.answered(sent);
                 }
             }
@@ -537,7 +595,10 @@ impl Node {
             Event::Report(report) => self.report(now, report, out),
             Event::Unit { index, state } => {
                 if let Some(unit) = self.units.get_mut(index) {
-                    *unit = state;
+                    if (unit.state == UnitState::Up) != (state == UnitState::Up) {
+                        unit.since = now;
+                    }
+                    unit.state = state;
                 }
             }
             Event::Manager { connected } => self.manager = Some(connected),
@@ -545,8 +606,12 @@ impl Node {
                 let settled = self.unreached.as_ref().is_some_and(|(which, ..)| *which == target);
                 match failed {
                     Some(why) => self.unreached = Some((target, now, why)),
-                    None if settled => self.unreached = None,
-                    None => {}
+                    None => {
+                        self.reached = Some(target);
+                        if settled {
+                            self.unreached = None;
+                        }
+                    }
                 }
                 self.next_housekeeping = now;
             }
@@ -554,6 +619,13 @@ impl Node {
                 self.stopping = true;
                 if self.wish != Wish::Yield {
                     self.set_wish(Wish::Yield, None);
+                }
+            }
+            Event::Stay => {
+                self.stopping = false;
+                self.exit_by = None;
+                if self.wish == Wish::Yield && !self.held_back {
+                    self.set_wish(Wish::None, None);
                 }
             }
         }
@@ -566,7 +638,10 @@ impl Node {
         match graded {
             Err(reason) => {
                 *self.rejected.entry(reason).or_default() += 1;
-                self.last_rejected = Some((reason, now));
+                // Duplicates and what was overtaken on the way are the network's doing, no stranger's.
+                if reason != Reject::Replay {
+                    self.last_rejected = Some((reason, now));
+                }
             }
             Ok((_, Grade::Unproven)) => {}
             Ok((hb, Grade::Fresh { newest })) => {
@@ -606,6 +681,7 @@ impl Node {
             shut_at,
             since,
         });
+        self.order();
         if hb.role == Role::Active && before.is_none_or(|(role, _)| role != Role::Active) {
             // The peer has it: what was asked of this node is done.
             self.held_back = false;
@@ -632,6 +708,16 @@ impl Node {
                 out.push(Action::Order(Order::Announce));
             }
         }
+    }
+
+    /// Who goes first. Two nodes in the middle of a reload may each think so of itself, or of the other: while their
+    /// configurations differ the names decide. What a node heard last of a peer that is gone is what that peer knows of it too.
+    fn order(&mut self) {
+        let differs = self.says.as_ref().is_some_and(|says| says.digest != self.setup.digest);
+        self.first = match &self.setup.peer {
+            Some(peer) if differs => self.setup.node < *peer,
+            _ => self.setup.first,
+        };
     }
 
     /// A fresh datagram may carry the peer's vote for the present claim.
@@ -742,8 +828,16 @@ impl Node {
                     (_, _) => self.take(now, force),
                 }
             }
-            Command::LeaseTake { unit } => {
-                self.take(now, false)?;
+            Command::LeaseTake { unit, force } => {
+                // dre-lease.service of the role that was just let go: its start was under way, and its question comes when nobody
+                // wants the answer any more. systemd is about to stop it.
+                if unit.is_some() && self.role != Role::Active && self.lets_go_in_systemd() {
+                    return Err(
+                        "refused: systemd is still letting the role go on this node; try again in a moment"
+                            .into(),
+                    );
+                }
+                self.take(now, force)?;
                 self.lease_unit =
                     unit.map(|unit| (unit, if self.role == Role::Active { self.term } else { 0 }));
                 Ok(())
@@ -787,7 +881,7 @@ impl Node {
         if !unfit.is_empty() {
             return Err(format!("refused: this node is unfit ({}); mend that first", unfit.join(", ")));
         }
-        if !force && self.differs() {
+        if !force && self.differs(now) {
             return Err(format!(
                 "refused: the configuration differs from the peer's in {}; make /etc/dre/dre.toml the same on both \
                  nodes and reload, or say --force",
@@ -817,6 +911,11 @@ impl Node {
         Ok(())
     }
 
+    /// The role was let go, and systemd has not reached the standby target since.
+    fn lets_go_in_systemd(&self) -> bool {
+        self.manager == Some(true) && self.reached.is_none()
+    }
+
     fn set_wish(&mut self, wish: Wish, until: Option<Moment>) {
         self.wish = wish;
         self.wish_until = until;
@@ -827,11 +926,9 @@ impl Node {
     /// All that the rules may look at, at `now`.
     pub fn view(&self, now: Moment) -> View {
         let peer = self.peer(now);
-        let quiet = self.evidence.quiet(now) || self.is_planted(Planted::NoEvidence);
-        let answered = self.setup.arbitrators.is_empty()
-            || self.peer_is_given()
-            || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
-        let alone = answered && quiet && now >= self.held_until();
+        let quiet = self.evidence.quiet(now) && self.evidence.period() == self.probe_period(true);
+        let quiet = quiet || self.is_planted(Planted::NoEvidence);
+        let alone = quiet && self.may_go_alone(now);
         View {
             peer,
             lease: self.second_vote(now, alone, peer).0 > now,
@@ -839,16 +936,35 @@ impl Node {
             fit: self.fit(now),
             held_back: self.held_back,
             wish: self.wish,
-            first: self.setup.first,
+            first: self.first,
             outranked: self
                 .says
                 .as_ref()
-                .is_some_and(|says| says.term > self.term || (says.term == self.term && !self.setup.first)),
+                .is_some_and(|says| says.term > self.term || (says.term == self.term && !self.first)),
             settled: self.gate_shut(now) && self.services_down(now),
             stopping: self.stopping,
             lapsed: self.role == Role::Active && self.lapses_at(now).is_some_and(|at| now >= at),
             late: self.late,
             claim_over: self.role == Role::Claiming && now >= self.since + self.setup.dead_after,
+        }
+    }
+
+    /// All that a claim without the peer needs but a quiet wire.
+    fn may_go_alone(&self, now: Moment) -> bool {
+        let answered = self.setup.arbitrators.is_empty()
+            || self.peer_is_given()
+            || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
+        answered && now >= self.held_until()
+    }
+
+    /// Whether the arbitrator's answer to what was asked at `sent` is a vote. While the peer acknowledges, its acknowledgements are what
+    /// the lease stands on: the peer knows of those and waits for them to run out. An answer that was asked for in peace would
+    /// keep the gate of a node that freezes open for longer than that.
+    fn third_counts(&self, sent: Moment) -> bool {
+        match self.role {
+            Role::Active => sent >= self.alone_at(),
+            Role::Claiming => self.takeover_rule == Rule::PeerLost,
+            Role::Standby | Role::Releasing => true,
         }
     }
 
@@ -879,7 +995,7 @@ impl Node {
                     role: says.role,
                     ready: says.flags.fit
                         && says.wish != Wish::Yield
-                        && (!self.differs() || self.force || says.flags.force),
+                        && (!self.differs(now) || self.force || says.flags.force),
                     wish: says.wish,
                 },
                 None => Peer::Unproven,
@@ -931,12 +1047,17 @@ impl Node {
 
     fn services_down(&self, now: Moment) -> bool {
         match self.manager {
-            Some(true) => self.units.iter().all(|u| matches!(u, UnitState::Down | UnitState::Failed)),
+            Some(true) => self.of_active().all(|(_, unit)| unit.state.is_down()),
             // systemd cannot be asked. The gate is shut, nothing of this node answers for a VIP: waiting for
             // the bus would leave the pair without an active node.
             Some(false) => true,
             None => now >= self.started + self.setup.startup_hold,
         }
+    }
+
+    /// The units of the active role.
+    fn of_active(&self) -> impl Iterator<Item = (&String, &Unit)> {
+        self.setup.services.iter().zip(&self.units)
     }
 
     /// Fit now, and for long enough if it was unfit before.
@@ -950,7 +1071,7 @@ impl Node {
         self.vip.armed.is_none()
             || self.hangs_at().is_some_and(|at| now >= at)
             || self.vip.interfaces.values().any(|fit| !fit)
-            || self.units.contains(&UnitState::Failed)
+            || self.of_active().any(|(_, unit)| unit.state == UnitState::Failed)
             || self.cannot_serve_until().is_some_and(|until| now < until)
     }
 
@@ -975,8 +1096,8 @@ impl Node {
         for (name, _) in self.vip.interfaces.iter().filter(|(_, fit)| !**fit) {
             why.push(format!("{name} is gone or without carrier"));
         }
-        for (name, state) in self.setup.services.iter().zip(&self.units) {
-            if *state == UnitState::Failed {
+        for (name, unit) in self.of_active() {
+            if unit.state == UnitState::Failed {
                 why.push(format!("{name} failed"));
             }
         }
@@ -1003,8 +1124,10 @@ impl Node {
         self.vip.unacknowledged.is_some_and(|since| now >= since + self.setup.dead_after / 4)
     }
 
-    fn differs(&self) -> bool {
-        self.says.as_ref().is_some_and(|says| says.digest != self.setup.digest)
+    /// The peer is there and runs with another configuration. The last words of one that is gone say nothing of what it
+    /// will come back with.
+    fn differs(&self, now: Moment) -> bool {
+        self.hears_peer(now) && self.says.as_ref().is_some_and(|says| says.digest != self.setup.digest)
     }
 
     fn differing_sections(&self) -> String {
@@ -1030,7 +1153,7 @@ impl Node {
             (Peer::In { role: Role::Standby, .. }, Some(says)) if says.wish == Wish::Yield => {
                 format!("{peer} was told to stay out of it; run \"drectl lease take\" there")
             }
-            (Peer::In { role: Role::Standby, .. }, _) if self.differs() => format!(
+            (Peer::In { role: Role::Standby, .. }, _) if self.differs(now) => format!(
                 "the configuration of {peer} differs in {}; make /etc/dre/dre.toml the same on both nodes and \
                  reload, or say --force",
                 self.differing_sections()
@@ -1079,7 +1202,9 @@ impl Node {
     }
 
     fn watch_wishes(&mut self, now: Moment) {
-        if self.wish_until.is_some_and(|until| now >= until) {
+        // The other cannot take what is not free yet: its time begins when it is.
+        let waits = self.role == Role::Releasing && self.wish == Wish::Yield;
+        if !waits && self.wish_until.is_some_and(|until| now >= until) {
             // The one who should have taken the role did not: the one who gave it away takes it back.
             let back = self.wish == Wish::Yield && self.rule == Rule::ServicesDown && !self.held_back;
             let take_back = back && self.takeover_rule == Rule::Switchover && self.own_shut_at.is_some();
@@ -1119,7 +1244,10 @@ impl Node {
                 self.last_ping = Moment::ZERO;
             }
             (true, Some(begun)) => {
-                let period = self.probe_period(now < begun + self.setup.dead_after * EVIDENCE_FAST);
+                // Slow probes only watch. Two nodes that probe see each other's, unless one of them probes too seldom: as soon as
+                // nothing but the wire is asked any more, it is asked at full pace, and anew.
+                let fast = now < begun + self.setup.dead_after * EVIDENCE_FAST;
+                let period = self.probe_period(fast || self.may_go_alone(now));
                 if period != self.evidence.period() {
                     self.evidence.pace(period);
                     out.push(Action::Order(self.probe(period, self.evidence.round())));
@@ -1145,7 +1273,7 @@ impl Node {
 
     fn probe(&self, period: Duration, round: u64) -> Order {
         let every_us = u32::try_from(period.as_micros()).unwrap_or(u32::MAX);
-        Order::Probe { every_us, round, defer: !self.setup.first }
+        Order::Probe { every_us, round, defer: !self.first }
     }
 
     /// Three probes and the time for the last answer fit into D/2 with room; a claim against a frozen peer
@@ -1192,6 +1320,7 @@ impl Node {
             }
             Role::Releasing => {
                 self.lease_unit = None;
+                self.reached = None;
                 self.vip.serial += 1;
                 self.vip.serving = None;
                 self.vip.unacknowledged = None;
@@ -1205,6 +1334,9 @@ impl Node {
             }
             Role::Standby => {
                 self.votes.drop_collected();
+                if from == Role::Releasing && self.wish == Wish::Yield && self.wish_until.is_some() {
+                    self.wish_until = Some(now + YIELD_LASTS);
+                }
             }
         }
         self.role = to;
@@ -1406,6 +1538,10 @@ impl Node {
         self.votes.promise(now - echo_hold, self.setup.dead_after.max(says.dead_after));
         says.term
     }
+}
+
+fn units_of(now: Moment, setup: &Setup) -> Vec<Unit> {
+    vec![Unit::new(now); setup.services.len() + setup.standby.len() + setup.both.len()]
 }
 
 #[cfg(test)]

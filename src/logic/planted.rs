@@ -1,4 +1,4 @@
-//! Five bugs put in on purpose, and which layer of tests notices each: a net that catches nothing proves nothing.
+//! Six bugs put in on purpose, and which layer of tests notices each: a net that catches nothing proves nothing.
 //!
 //! - **tables**: the stories of `node/tests.rs`, told with the bug;
 //! - **enumeration**: every view of `election.rs`, decided by rules that have the bug. It judges the rules alone: where the
@@ -21,7 +21,7 @@ fn blinded(planted: Planted) -> Option<fn(&mut View)> {
         Planted::FreeBeforeShut => Some(|see| see.settled = true),
         Planted::NoEvidence => Some(|see| see.alone = true),
         Planted::GateReopens => Some(|see| see.lapsed = false),
-        Planted::Nothing | Planted::LeaseFromAnswer | Planted::NoPromise => None,
+        Planted::Nothing | Planted::LeaseFromAnswer | Planted::NoPromise | Planted::SpanOfTheAnswer => None,
     }
 }
 
@@ -77,6 +77,7 @@ fn every_planted_bug_is_caught_and_here_is_where() {
         Planted::NoEvidence,
         Planted::NoPromise,
         Planted::GateReopens,
+        Planted::SpanOfTheAnswer,
     ] {
         let tables = tables_that_fail(planted);
         let enumeration = enumeration_fails(blinded(planted));

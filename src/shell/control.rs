@@ -297,13 +297,15 @@ where
     }
 
     /// Asks for the lease for this node: the peer, if it is active, hands over. Answers as soon as it is accepted or
-    /// refused; Watch shows when the lease is held. `unit`: the invocation of dre-lease.service, when it is the one that asks.
+    /// refused; Watch shows when the lease is held. `unit`: the invocation of dre-lease.service, when it is the one that
+    /// asks. `force`: also when the configurations differ.
     async fn lease_take(
         &self,
         unit: Option<String>,
+        force: Option<bool>,
         #[zlink(connection)] conn: &mut Connection<Sock>,
     ) -> Result<(), Fault> {
-        self.ask(conn, Command::LeaseTake { unit }).await
+        self.ask(conn, Command::LeaseTake { unit, force: force.unwrap_or(false) }).await
     }
 
     /// Gives the lease back and holds this node back until somebody takes the lease here again.

@@ -5,6 +5,7 @@
 
 use std::io::{self, Write};
 use std::os::unix::net::UnixDatagram;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
@@ -30,13 +31,13 @@ impl Journal {
         let lost = Arc::new(AtomicU64::new(0));
         let (counted, level) = (Arc::clone(&lost), Arc::new(AtomicU8::new(level as u8)));
         std::thread::Builder::new().name("journal".into()).spawn(move || {
-            let socket = UnixDatagram::unbound().ok().filter(|s| s.connect(SOCKET).is_ok());
+            let mut journald = Journald { path: SOCKET.into(), socket: None };
             for notice in entries {
                 let missed = counted.swap(0, Ordering::Relaxed);
                 if missed != 0 {
-                    write(socket.as_ref(), identifier, &Notice::Lost { count: missed });
+                    write(&mut journald, identifier, &Notice::Lost { count: missed });
                 }
-                write(socket.as_ref(), identifier, &notice);
+                write(&mut journald, identifier, &notice);
             }
         })?;
         Ok(Self { queue, lost, level })
@@ -66,9 +67,31 @@ impl Journal {
     }
 }
 
-fn write(socket: Option<&UnixDatagram>, identifier: &str, notice: &Notice) {
-    let sent = socket.is_some_and(|socket| socket.send(&entry(identifier, notice)).is_ok());
-    if !sent {
+/// The way to journald.
+struct Journald {
+    path: PathBuf,
+    socket: Option<UnixDatagram>,
+}
+
+impl Journald {
+    /// A socket that was made anew (journald's own was restarted) is another one: the old connection never works again.
+    fn send(&mut self, entry: &[u8]) -> io::Result<()> {
+        if let Some(socket) = &self.socket
+            && socket.send(entry).is_ok()
+        {
+            return Ok(());
+        }
+        self.socket = None;
+        let socket = UnixDatagram::unbound()?;
+        socket.connect(&self.path)?;
+        socket.send(entry)?;
+        self.socket = Some(socket);
+        Ok(())
+    }
+}
+
+fn write(journald: &mut Journald, identifier: &str, notice: &Notice) {
+    if journald.send(&entry(identifier, notice)).is_err() {
         // By hand on a terminal, or a machine without journald: systemd reads the prefix as the priority.
         let _ = writeln!(io::stderr(), "<{}>{}", notice.priority() as u8, notice.message());
     }
@@ -108,12 +131,29 @@ mod tests {
 
     #[test]
     fn a_value_with_a_newline_cannot_forge_a_field() {
-        let notice = Notice::AlarmRaised { alarm: "A".into(), text: "x\nPRIORITY=0".into() };
+        let notice =
+            Notice::AlarmRaised { alarm: "A".into(), subject: String::new(), text: "x\nPRIORITY=0".into() };
         let entry = entry("dre-elect", &notice);
         let text = String::from_utf8_lossy(&entry);
         assert!(text.contains("PRIORITY=4\n"));
         assert!(text.contains("DRE_TEXT\n\u{c}\0\0\0\0\0\0\0x\nPRIORITY=0\n"), "{text:?}");
         assert!(text.contains("MESSAGE_ID=8f2c3de1b7744c0e9d0ab6ce51f3a712\n"));
+    }
+
+    #[test]
+    fn a_socket_that_was_made_anew_is_found_again() {
+        let path = std::env::temp_dir().join(format!("dre-journal-{}", std::process::id()));
+        let _ = std::fs::remove_file(&path);
+        let mut journald = Journald { path: path.clone(), socket: None };
+        assert!(journald.send(b"nobody").is_err());
+        let mut buffer = [0; 8];
+        for word in [b"one", b"two"] {
+            let there = UnixDatagram::bind(&path).expect("bound");
+            journald.send(word).expect("sent");
+            assert_eq!(there.recv(&mut buffer).expect("received"), 3);
+            assert_eq!(&buffer[..3], word);
+            std::fs::remove_file(&path).expect("removed");
+        }
     }
 
     #[test]

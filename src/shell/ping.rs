@@ -3,10 +3,12 @@
 //! surge-ping on the loop's own runtime: one small task per echo, its answer comes by a channel. The moment that
 //! counts is the one before the echo went out.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence};
+use surge_ping::{Client, Config, ICMP, IcmpPacket, PingIdentifier, PingSequence, SurgeError};
 use tokio::sync::mpsc;
 
 use super::clock;
@@ -28,9 +30,9 @@ pub struct Pinger {
     interface: String,
     v4: Option<Client>,
     v6: Option<Client>,
-    /// Why no echo can be sent; for the operator.
-    pub error: Option<String>,
     pongs: mpsc::Sender<Pong>,
+    /// Why no echo can be sent, by target; shared with the echoes that are under way.
+    errors: Arc<Mutex<BTreeMap<usize, String>>>,
 }
 
 impl Pinger {
@@ -41,27 +43,34 @@ impl Pinger {
             Some(a) => (a.addresses.clone(), a.interface.clone()),
             None => (vec![], String::new()),
         };
-        (Self { targets, interface, v4: None, v6: None, error: None, pongs }, answers)
+        (Self { targets, interface, v4: None, v6: None, pongs, errors: Arc::default() }, answers)
     }
 
-    fn client(&mut self, target: IpAddr) -> Option<Client> {
+    /// Why no echo can be sent, for the operator; `None`: nothing is known to be in the way.
+    pub fn error(&self) -> Option<String> {
+        let errors = self.errors.lock().ok()?;
+        let first = errors.values().next()?;
+        Some(format!(
+            "the arbitrator cannot be pinged over {}: {first}; does the interface exist, has it an address and a route, and \
+             may user dre ping (net.ipv4.ping_group_range, CAP_NET_RAW)",
+            self.interface
+        ))
+    }
+
+    fn client(&mut self, index: usize, target: IpAddr) -> Option<Client> {
+        let failing = self.errors.lock().is_ok_and(|errors| errors.contains_key(&index));
         let (slot, kind) = match target {
             IpAddr::V4(_) => (&mut self.v4, ICMP::V4),
             IpAddr::V6(_) => (&mut self.v6, ICMP::V6),
         };
-        if slot.is_none() {
+        // A socket stays with the interface it was bound to: one that went and came again is another.
+        if slot.is_none() || failing {
             // The interface may come later: tried again at the next ping.
             match Client::new(&Config::builder().kind(kind).interface(&self.interface).build()) {
-                Ok(client) => {
-                    *slot = Some(client);
-                    self.error = None;
-                }
+                Ok(client) => *slot = Some(client),
                 Err(error) => {
-                    self.error = Some(format!(
-                        "cannot ping over {}: {error}; does it exist, and may user dre ping \
-                         (net.ipv4.ping_group_range, CAP_NET_RAW)?",
-                        self.interface
-                    ));
+                    *slot = None;
+                    note(&self.errors, index, Some(error.to_string()));
                 }
             }
         }
@@ -72,16 +81,23 @@ impl Pinger {
     pub fn send(&mut self, patience: Duration) {
         for index in 0..self.targets.len() {
             let target = self.targets[index];
-            let Some(client) = self.client(target) else { continue };
+            let Some(client) = self.client(index, target) else { continue };
             // Neither can be guessed by who cannot see the wire: a forged answer is thrown away by the kernel (the
             // identifier, which it chooses itself on its own ICMP sockets) or by surge-ping (the sequence).
             let Ok(ident) = getrandom::u32() else { continue };
             let (ident, sequence) = (PingIdentifier(ident as u16), PingSequence((ident >> 16) as u16));
-            let (pongs, sent) = (self.pongs.clone(), clock::now());
+            let (pongs, sent, errors) = (self.pongs.clone(), clock::now(), Arc::clone(&self.errors));
             tokio::spawn(async move {
                 let mut pinger = client.pinger(target, ident).await;
                 pinger.timeout(patience);
-                if let Ok((packet, rtt)) = pinger.ping(sequence, &[0; 16]).await
+                let answer = pinger.ping(sequence, &[0; 16]).await;
+                // No answer in time, or a router's word: nothing is wrong on this side.
+                let error = match &answer {
+                    Err(SurgeError::IOError(error)) => Some(error.to_string()),
+                    _ => None,
+                };
+                note(&errors, index, error);
+                if let Ok((packet, rtt)) = answer
                     && is_answer(&packet)
                 {
                     // A full channel: the loop has dozens of answers before it; this one adds nothing.
@@ -89,6 +105,14 @@ impl Pinger {
                 }
             });
         }
+    }
+}
+
+fn note(errors: &Mutex<BTreeMap<usize, String>>, index: usize, error: Option<String>) {
+    let Ok(mut errors) = errors.lock() else { return };
+    match error {
+        Some(error) => drop(errors.insert(index, error)),
+        None => drop(errors.remove(&index)),
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixDatagram as StdDatagram, UnixListener as StdListener, UnixStream as StdStream};
 use std::path::Path;
 
@@ -38,14 +39,8 @@ fn may_speak(fd: &impl AsFd) -> io::Result<()> {
 }
 
 impl Listener {
-    /// From the descriptor that systemd passed (`dre-lease-stream.socket`).
-    pub fn from_fd(fd: OwnedFd) -> io::Result<Self> {
-        let listener = StdListener::from(fd);
-        listener.set_nonblocking(true)?;
-        Ok(Self(UnixListener::from_std(listener)?))
-    }
-
-    /// Makes the socket itself: for tests and for a daemon run by hand.
+    /// Makes the socket, for this user alone. Not systemd's: it would start the service for whoever connects, and dre-vip tries
+    /// again and again while the service is down.
     pub fn bind(path: &Path) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         match std::fs::remove_file(path) {
@@ -53,8 +48,11 @@ impl Listener {
             _ => {}
         }
         socket.bind(&SockAddr::unix(path)?)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
         socket.listen(4)?;
-        Self::from_fd(OwnedFd::from(socket))
+        let listener = StdListener::from(OwnedFd::from(socket));
+        listener.set_nonblocking(true)?;
+        Ok(Self(UnixListener::from_std(listener)?))
     }
 
     /// The next dre-vip. Cancel safe. An error concerns that one connection only.

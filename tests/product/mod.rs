@@ -173,7 +173,7 @@ impl Pair {
 
     pub fn active(&self) -> Result<&Node> {
         let found = self.lab.nodes().into_iter().find(|n| role(n).is_ok_and(|r| r == "ACTIVE"));
-        found.context("no node is ACTIVE")
+        found.with_context(|| format!("no node is ACTIVE: {}", self.journals()))
     }
 
     pub fn standby(&self) -> Result<&Node> {

@@ -9,20 +9,21 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use dre::config::{self, Settings};
-use dre::logic::node::{Action, Event, Node};
+use dre::config::{self, HostFindings, Settings};
+use dre::logic::node::{Action, Event, Node, Target};
 use dre::logic::time::Moment;
 use dre::logic::wire::{Codec, Role};
-use dre::notice::{Notice, Priority};
+use dre::notice::Notice;
 use dre::shell::clock::{self, Alarm};
 use dre::shell::control::{self, Request};
 use dre::shell::inhibitor::{self, Release};
 use dre::shell::journal::Journal;
 use dre::shell::log_control;
-use dre::shell::manager::{Fact, Manager};
+use dre::shell::manager::{Fact, Manager, Watched};
 use dre::shell::notify::{self, Notify};
 use dre::shell::ping::{Pinger, Pong};
 use dre::shell::realtime;
@@ -41,20 +42,24 @@ use heartbeats::Heartbeats;
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// Links that are closed are tried again this often.
 const RETRY_LINKS: Duration = Duration::from_millis(500);
+/// Turns of the loop that may go to the network in a row while something else waits.
+const NETWORK_TURNS: u32 = 4;
+/// What the machine does not have is looked for this often.
+const HOST_AGAIN: Duration = Duration::from_secs(2);
 /// Messages taken from the lease stream a turn.
 const REPORTS_MAX: usize = 64;
 
 fn main() -> ExitCode {
-    let level =
-        std::env::var("DRE_LOG_LEVEL").ok().and_then(|w| Priority::from_word(&w)).unwrap_or(Priority::Info);
-    let journal = match Journal::start("dre-elect", level) {
+    let journal = match Journal::start("dre-elect", config::log_level()) {
         Ok(journal) => journal,
         Err(error) => {
             eprintln!("dre-elect: cannot start the journal's thread: {error}");
             return ExitCode::from(70);
         }
     };
-    let (settings, codec, warnings) = match load() {
+    // What the machine does not have yet may come: an interface that is late at boot must not keep the daemon down for good.
+    let loaded = load().and_then(|(settings, codec, host)| host.lasting().map(|()| (settings, codec, host)));
+    let (settings, codec, host) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
             // Straight to stderr: the process ends, and the journal's thread with it.
@@ -62,7 +67,7 @@ fn main() -> ExitCode {
             return ExitCode::from(config::EXIT_CONFIG);
         }
     };
-    for text in settings.warnings.iter().chain(&warnings) {
+    for text in settings.warnings.iter().chain(&host.warnings) {
         journal.log(Notice::Trouble { text: text.clone() });
     }
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -72,7 +77,7 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    match runtime.block_on(run(settings, codec, &journal)) {
+    match runtime.block_on(run(settings, codec, host.missing(), &journal)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("dre-elect: {error}");
@@ -81,15 +86,22 @@ fn main() -> ExitCode {
     }
 }
 
-/// Settings that hold on this machine, what signs for them, and what may surprise.
-type Loaded = Result<(Settings, Option<Codec>, Vec<String>), config::Error>;
+/// Settings that hold together, what signs for them, and what this machine says to them.
+type Loaded = Result<(Settings, Option<Codec>, HostFindings), config::Error>;
 
 fn load() -> Loaded {
     let settings = config::load()?;
-    let (warnings, verdict) = settings.check_host(&config::host_facts());
-    verdict?;
+    let host = settings.check_host(&config::host_facts());
     let codec = codec(&settings)?;
-    Ok((settings, codec, warnings))
+    Ok((settings, codec, host))
+}
+
+/// The same for a reload of `old`: who reloads has just written the file, so what this machine does not have is refused, unless it
+/// was missing before.
+fn reload(old: &Settings) -> Loaded {
+    let (settings, codec, host) = load()?;
+    host.clone().new_against(&old.check_host(&config::host_facts())).present()?;
+    Ok((settings, codec, host))
 }
 
 /// The key is read where there is a peer to speak with; a pair without one does not start.
@@ -109,7 +121,8 @@ fn directory(variable: &str, default: &str) -> PathBuf {
     std::env::var_os(variable).map_or_else(|| Path::new(default).into(), PathBuf::from)
 }
 
-/// The sockets systemd passed, by name; made here when run by hand.
+/// The control socket as systemd passed it, or made here when run by hand; and the lease stream's, which is always made here:
+/// dre-vip tries it every 20 ms, and must not start a service whose configuration was refused.
 fn sockets() -> io::Result<(OwnedFd, Listener)> {
     let mut passed: BTreeMap<String, OwnedFd> = BTreeMap::new();
     for (fd, name) in sd_notify::listen_fds_with_names().map_err(io::Error::other)? {
@@ -117,10 +130,7 @@ fn sockets() -> io::Result<(OwnedFd, Listener)> {
         passed.insert(name, unsafe { OwnedFd::from_raw_fd(fd) });
     }
     let runtime = directory("RUNTIME_DIRECTORY", "/run/dre");
-    let lease = match passed.remove("lease") {
-        Some(fd) => Listener::from_fd(fd)?,
-        None => Listener::bind(&runtime.join("lease"))?,
-    };
+    let lease = Listener::bind(&runtime.join("lease"))?;
     let control = match passed.remove("control") {
         Some(fd) => fd,
         None => {
@@ -157,11 +167,18 @@ struct Elect {
     /// systemd asked for the end, not only for the role.
     terminated: bool,
     done: bool,
+    /// The way of the thread that watches for what the machine does not have, and the number of the newest.
+    host_tell: mpsc::Sender<(u64, Option<String>)>,
+    host_watch: Arc<AtomicU64>,
 }
 
-fn watched(settings: &Settings) -> Vec<String> {
+/// In the order in which the core counts them.
+fn watched(settings: &Settings) -> Vec<Watched> {
     let s = &settings.services;
-    s.active.iter().chain(&s.standby).chain(&s.both).cloned().collect()
+    let all = [(&s.active, Some(Target::Active)), (&s.standby, Some(Target::Standby)), (&s.both, None)];
+    all.into_iter()
+        .flat_map(|(units, with)| units.iter().map(move |name| Watched { name: name.clone(), with }))
+        .collect()
 }
 
 impl Elect {
@@ -196,11 +213,13 @@ impl Elect {
                     self.publish_at = Moment::ZERO;
                 }
                 Action::Raised { alarm, text } => {
-                    self.journal.log(Notice::AlarmRaised { alarm: alarm.to_string(), text });
+                    let (alarm, subject) = (alarm.name.into(), alarm.subject);
+                    self.journal.log(Notice::AlarmRaised { alarm, subject, text });
                     self.publish_at = Moment::ZERO;
                 }
                 Action::Cleared { alarm } => {
-                    self.journal.log(Notice::AlarmCleared { alarm: alarm.to_string() });
+                    let (alarm, subject) = (alarm.name.into(), alarm.subject);
+                    self.journal.log(Notice::AlarmCleared { alarm, subject });
                     self.publish_at = Moment::ZERO;
                 }
                 Action::Exit => {
@@ -225,7 +244,11 @@ impl Elect {
         status.services = units
             .into_iter()
             .zip(&self.words)
-            .map(|(unit, state)| Service { unit, state: state.clone() })
+            .map(|(unit, state)| Service {
+                unit: unit.name,
+                role: unit.with.map_or("both", Target::word).into(),
+                state: state.clone(),
+            })
             .collect();
         if let Some(takeover) = &status.last_takeover
             && self.takeover.as_ref() != Some(&takeover.at)
@@ -272,10 +295,12 @@ impl Elect {
         self.act();
     }
 
-    /// What keeps heartbeats from coming, as far as this machine can see it.
+    /// What keeps heartbeats and the arbitrator's answers from coming, as far as this machine can see it.
     fn troubles(&mut self) {
         let text = self.heartbeats.closed();
         self.event(Event::Trouble { name: "LinkClosed", text });
+        let text = self.pinger.error();
+        self.event(Event::Trouble { name: "ArbitratorPath", text });
         let now = clock::now();
         let heard = self.node.hears_peer(now);
         match self.heartbeats.seen(now, heard) {
@@ -301,9 +326,16 @@ impl Elect {
                     *slot = word;
                 }
                 self.publish_at = Moment::ZERO;
-                if index < self.settings.services.active.len() {
-                    self.event(Event::Unit { index, state });
-                }
+                self.event(Event::Unit { index, state });
+            }
+            Fact::Unbound(units) => {
+                let text = (!units.is_empty()).then(|| {
+                    format!(
+                        "nothing stops {} when the role goes: systemd has no drop-in of dre for it; systemctl daemon-reload",
+                        units.join(", ")
+                    )
+                });
+                self.event(Event::Trouble { name: "ServiceUnbound", text });
             }
             Fact::Target { target, failed } => {
                 if let Some(result) = &failed {
@@ -330,13 +362,21 @@ impl Elect {
     /// A bad file leaves the old one in force; a good one is no change of role.
     fn reload(&mut self, loaded: Loaded, pongs: &mut mpsc::Receiver<Pong>) {
         match loaded {
-            Err(error) => self.journal.log(Notice::ConfigRejected {
-                text: format!(
+            Err(error) => {
+                let text = format!(
                     "the new configuration is refused, the old one stays in force: {}",
                     error.lines()
-                ),
-            }),
-            Ok((settings, codec, _)) => {
+                );
+                self.journal.log(Notice::ConfigRejected { text });
+                // Until a good one comes: a line in the journal is no state.
+                let text = format!(
+                    "the configuration on disk was refused at the last reload and is not in force ({}); drectl config check, \
+                     then: systemctl reload dre",
+                    error.first()
+                );
+                self.event(Event::Trouble { name: "ConfigRejected", text: Some(text) });
+            }
+            Ok((settings, codec, host)) => {
                 let now = clock::now();
                 if Heartbeats::differ(&self.settings, &settings) {
                     self.heartbeats = Heartbeats::open(&settings, now);
@@ -352,11 +392,42 @@ impl Elect {
                 self.node.reload(now, settings.setup(), codec, &mut self.actions);
                 self.settings = settings;
                 self.act();
+                self.event(Event::Trouble { name: "ConfigRejected", text: None });
+                for text in self.settings.warnings.iter().chain(&host.warnings) {
+                    self.journal.log(Notice::Trouble { text: text.clone() });
+                }
+                self.host(host.missing());
                 self.journal
                     .log(Notice::ConfigReloaded { text: "configuration reloaded, no change of role".into() });
             }
         }
         self.notify.ready();
+    }
+
+    /// What this machine does not have; looked at again until it has it, on a thread of its own, because a machine with ten
+    /// thousand addresses takes its time to list them.
+    fn host(&mut self, missing: Option<String>) {
+        let number = self.host_watch.fetch_add(1, Ordering::Relaxed) + 1;
+        if missing.is_some() {
+            let (settings, tell) = (self.settings.clone(), self.host_tell.clone());
+            let newest = Arc::clone(&self.host_watch);
+            let watch = move || {
+                let mut left = true;
+                while left && newest.load(Ordering::Relaxed) == number {
+                    std::thread::sleep(HOST_AGAIN);
+                    let missing = settings.check_host(&config::host_facts()).missing();
+                    left = missing.is_some();
+                    if tell.blocking_send((number, missing)).is_err() {
+                        return;
+                    }
+                }
+            };
+            if let Err(error) = std::thread::Builder::new().name("host".into()).spawn(watch) {
+                let text = format!("cannot watch for interfaces that are missing: {error}");
+                self.journal.log(Notice::Trouble { text });
+            }
+        }
+        self.event(Event::Trouble { name: "InterfaceMissing", text: missing });
     }
 }
 
@@ -375,7 +446,12 @@ fn aged(published: &Published) -> Status {
     status
 }
 
-async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io::Result<()> {
+async fn run(
+    settings: Settings,
+    codec: Option<Codec>,
+    missing: Option<String>,
+    journal: &Journal,
+) -> io::Result<()> {
     let notify = Notify::start()?;
     for refused in realtime::take() {
         journal.log(Notice::Trouble { text: refused });
@@ -408,6 +484,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let published: Published = Arc::new(Mutex::new((node.status(begun, clock::rfc3339), begun)));
     let (changed, watcher) = watch::channel(0);
     let (requests, mut inbox) = mpsc::channel::<Request>(64);
+    let (host_tell, mut host) = mpsc::channel(1);
     let readable = Arc::clone(&published);
     control::serve(control_fd, move || aged(&readable), watcher, requests, journal.clone())?;
 
@@ -431,8 +508,11 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         inhibitor,
         terminated: false,
         done: false,
+        host_tell,
+        host_watch: Arc::default(),
     };
     elect.act();
+    elect.host(missing);
     // The first turn sends the first heartbeats.
     elect.event(Event::Tick);
     let text = format!("{} starts, session begun, term {term}", elect.settings.node);
@@ -443,6 +523,7 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
     let (read, mut reread) = mpsc::channel::<Loaded>(1);
     let watchdog = notify::watchdog_period();
     let (mut next_ping, mut next_retry) = (Moment::ZERO, Moment::ZERO);
+    let mut network = 0;
     while !elect.done {
         let now = clock::now();
         if now >= next_retry {
@@ -462,11 +543,15 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
         if watchdog.is_some() {
             deadline = deadline.min(next_ping);
         }
+        // Network first, because a heartbeat or a report may be what the lease waits for; but not for ever: a flood of
+        // datagrams must not keep an operator, systemd or dre-vip waiting.
+        let others = network >= NETWORK_TURNS;
+        network = if others { 0 } else { network + 1 };
         tokio::select! {
             biased;
-            () = reports(elect.stream.as_ref()) => elect.reports(),
-            () = elect.heartbeats.readable() => elect.datagrams(),
-            Some(pong) = pongs.recv() => {
+            () = reports(elect.stream.as_ref()), if !others => elect.reports(),
+            () = elect.heartbeats.readable(), if !others => elect.datagrams(),
+            Some(pong) = pongs.recv(), if !others => {
                 elect.event(Event::Pong { index: pong.index, sent: pong.sent, rtt: pong.rtt });
             }
             () = alarm.until(deadline) => elect.event(Event::Tick),
@@ -480,18 +565,26 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
                 }
                 Err(error) => journal.log(Notice::Trouble { text: format!("lease stream refused: {error}") }),
             },
+            _ = terminate.recv() => elect.stop(),
+            _ = interrupt.recv() => elect.stop(),
+            Some(begins) = shutdowns.recv() => elect.shut_down(begins),
             Some(fact) = facts.recv() => elect.fact(fact),
             Some(request) = inbox.recv() => elect.request(request),
             _ = hangup.recv() => {
                 elect.notify.reloading();
-                let read = read.clone();
+                let (read, old) = (read.clone(), elect.settings.clone());
                 // Files may hang: read and checked on a thread of its own, taken over by the loop.
-                std::thread::Builder::new().name("reload".into()).spawn(move || drop(read.blocking_send(load())))?;
+                std::thread::Builder::new()
+                    .name("reload".into())
+                    .spawn(move || drop(read.blocking_send(reload(&old))))?;
             }
             Some(loaded) = reread.recv() => elect.reload(loaded, &mut pongs),
-            Some(()) = shutdowns.recv() => elect.shut_down(),
-            _ = terminate.recv() => elect.stop(),
-            _ = interrupt.recv() => elect.stop(),
+            Some((number, missing)) = host.recv() => {
+                if number == elect.host_watch.load(Ordering::Relaxed) {
+                    elect.event(Event::Trouble { name: "InterfaceMissing", text: missing });
+                }
+            }
+            () = std::future::ready(()), if others => {}
         }
     }
     journal.log(Notice::Stopping { text: format!("dre-elect stops as {}", elect.node.role().word()) });
@@ -501,11 +594,19 @@ async fn run(settings: Settings, codec: Option<Codec>, journal: &Journal) -> io:
 }
 
 impl Elect {
-    /// The machine is about to go down: the role goes first, while every unit still runs.
-    fn shut_down(&mut self) {
-        self.journal
-            .log(Notice::Stopping { text: "the machine goes down: the role is handed over first".into() });
-        self.event(Event::Stop);
+    /// The machine is about to go down: the role goes first, while every unit still runs. Or it was called off.
+    fn shut_down(&mut self, begins: bool) {
+        let text = if begins {
+            "the machine goes down: the role is handed over first"
+        } else {
+            "the machine does not go down after all: this node takes part again"
+        };
+        self.journal.log(Notice::Stopping { text: text.into() });
+        if begins {
+            self.event(Event::Stop);
+        } else if !self.terminated {
+            self.event(Event::Stay);
+        }
     }
 
     fn stop(&mut self) {

@@ -120,6 +120,18 @@ fn seconds(text: &str) -> Result<f64, String> {
 }
 
 #[derive(Debug, Args)]
+pub struct TakeArgs {
+    /// Also when the configurations of the nodes differ
+    #[arg(long)]
+    pub force: bool,
+    /// Where the unit leaves the term for the role's services
+    #[arg(long, hide = true, value_name = "FILE")]
+    pub term_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub lease: LeaseArgs,
+}
+
+#[derive(Debug, Args)]
 pub struct LeaseArgs {
     /// Asked by dre-lease.service
     #[arg(long, hide = true)]
@@ -132,7 +144,7 @@ pub struct LeaseArgs {
 pub enum Lease {
     /// Ask for the lease; done when this node is active
     #[command(after_help = "Examples:\n  drectl lease take\n  drectl lease take --timeout 60")]
-    Take(LeaseArgs),
+    Take(TakeArgs),
     /// Give the lease back and stay out of it; done when this node is standby
     #[command(after_help = "This node is then held back until somebody says \"drectl lease take\" here.")]
     Release(LeaseArgs),

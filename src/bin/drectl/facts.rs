@@ -32,11 +32,11 @@ pub fn gather(socket: &Path) -> Facts {
     }
     match config::load() {
         Ok(settings) => {
-            let (warnings, verdict) = settings.check_host(&config::host_facts());
-            // The host's own warnings are findings of their own here; what is left are the file's.
-            drop(warnings);
+            let found = settings.check_host(&config::host_facts());
+            // What is absent, and the host's own warnings, are findings of their own here; what is left are the file's.
             facts.config_warnings.clone_from(&settings.warnings);
-            facts.host_error = verdict.err().map(|error| error.lines());
+            let found = config::HostFindings { absent: vec![], ..found };
+            facts.host_error = found.present().err().map(|error| error.lines());
             look_with(&mut facts, &settings);
             facts.settings = Some(settings);
         }
@@ -68,6 +68,7 @@ fn look_with(facts: &mut Facts, s: &Settings) {
         facts.arbitrator_source = arbitrator.addresses.iter().map(|a| (*a, source_towards(*a))).collect();
     }
     facts.firewall = firewall(s.heartbeat.port);
+    facts.stop_never = s.services.active.iter().filter(|unit| stops_never(unit)).cloned().collect();
     facts.bound =
         s.services.active.iter().chain(&s.services.standby).filter(|unit| bound(unit)).cloned().collect();
 }
@@ -87,7 +88,8 @@ fn source_towards(address: IpAddr) -> Option<IpAddr> {
 fn interfaces() -> BTreeMap<String, Interface> {
     let all = config::host_facts().interfaces;
     all.into_iter()
-        .map(|(name, addresses)| {
+        .map(|(name, networks)| {
+            let addresses = networks.iter().map(ipnet::IpNet::addr).collect();
             let sys = Path::new("/sys/class/net").join(&name);
             let carrier = read(sys.join("carrier")).trim() == "1";
             let index = read(sys.join("ifindex")).trim().to_owned();
@@ -181,6 +183,15 @@ fn enabled(unit: &str) -> String {
         },
         Err(_) => "not-found".into(),
     }
+}
+
+/// systemd waits for the unit's stop without a limit.
+fn stops_never(unit: &str) -> bool {
+    let output = Command::new("systemctl")
+        .args(["show", "-P", "TimeoutStopUSec", "--", unit])
+        .stderr(Stdio::null())
+        .output();
+    output.is_ok_and(|output| String::from_utf8_lossy(&output.stdout).trim() == "infinity")
 }
 
 /// Whether dre's drop-in for the unit is there, wherever the generator was told to write.

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use dre::snapshot::{Alarm, Status};
+use dre::snapshot::{Alarm, Service, Status};
 
 use crate::when;
 
@@ -92,8 +92,9 @@ fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
 fn weight(alarm: &str) -> u8 {
     match alarm {
         "BothActive" => 0,
-        "PeerStillServes" | "Isolated" => 1,
-        "Unfit" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled" => 2,
+        "PeerStillServes" | "Isolated" | "StopOverdue" => 1,
+        "Unfit" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled" | "InterfaceMissing"
+        | "ServiceUnbound" | "ServiceDown" => 2,
         "PeerLost" | "PeerGone" | "PeerOneWay" | "PeerStrange" => 3,
         "Standalone" => 9,
         _ => 5,
@@ -175,21 +176,22 @@ fn service(s: &Status) -> (Style, String) {
         "active" if v.held < v.wanted => {
             (BAD, format!("Service: given in part: {} of {} VIPs are held", v.held, v.wanted))
         }
-        "active" => {
-            let failed: Vec<&str> =
-                s.services.iter().filter(|u| u.state == "failed").map(|u| u.unit.as_str()).collect();
-            if failed.is_empty() {
+        "active" => match missing(s) {
+            (_, words) if words.is_empty() => {
                 (GOOD, format!("Service: given here, {} of {} VIPs answer", v.held, v.wanted))
-            } else {
-                (BAD, format!("Service: the VIPs answer here, but {} failed", failed.join(", ")))
             }
-        }
+            (style, words) => (style, format!("Service: the VIPs answer here, but {words}")),
+        },
         "claiming" => (CARE, "Service: being taken over by this node".into()),
         "releasing" => (CARE, "Service: being let go by this node".into()),
         _ if peer_heard && s.peer.role == "active" => {
-            let ready =
-                if s.fit { "this node is ready to take over" } else { "this node could NOT take over" };
-            (if s.fit { GOOD } else { CARE }, format!("Service: given by {}; {ready}", s.peer.node))
+            let ready = match (s.fit, missing(s)) {
+                (false, _) => "this node could NOT take over".into(),
+                (true, (_, words)) if words.is_empty() => "this node is ready to take over".into(),
+                (true, (_, words)) => format!("this node would take over, but {words}"),
+            };
+            let style = if ready.ends_with("is ready to take over") { GOOD } else { CARE };
+            (style, format!("Service: given by {}; {ready}", s.peer.node))
         }
         _ if peer_heard && s.peer.role != "standby" => {
             (CARE, format!("Service: in between: {} is {}", s.peer.node, s.peer.role))
@@ -208,6 +210,30 @@ fn service(s: &Status) -> (Style, String) {
         _ if s.peer.node.is_empty() => (BAD, "Service: NOT given".into()),
         _ => (BAD, format!("Service: NOT given here, and {} is not heard", s.peer.node)),
     }
+}
+
+/// Whether the unit shall run on this node as it is now. An older daemon does not say where.
+fn wanted_here(s: &Status, unit: &Service) -> bool {
+    unit.role == "both" || unit.role == s.role || unit.role.is_empty()
+}
+
+fn runs(unit: &Service) -> bool {
+    // "" : systemd has not been asked yet.
+    matches!(unit.state.as_str(), "active" | "reloading" | "refreshing" | "")
+}
+
+/// The units that shall run here and do not, in words; empty when there are none.
+fn missing(s: &Status) -> (Style, String) {
+    let all: Vec<&Service> = s.services.iter().filter(|unit| wanted_here(s, unit) && !runs(unit)).collect();
+    let word = |unit: &&Service| match unit.state.as_str() {
+        "failed" => format!("{} failed", unit.unit),
+        state => format!("{} is {state}", unit.unit),
+    };
+    let words: Vec<String> = all.iter().map(word).collect();
+    // What is on its way is not missing yet; the daemon raises an alarm when it takes too long.
+    let on_the_way = all.iter().all(|unit| matches!(unit.state.as_str(), "activating" | "deactivating"));
+    let alarm = s.alarms.iter().any(|a| matches!(a.name.as_str(), "ServiceDown" | "BothServiceDown"));
+    (if on_the_way && !alarm { CARE } else { BAD }, words.join(", "))
 }
 
 fn gate(word: &str) -> &str {
@@ -262,7 +288,12 @@ fn evidence(s: &Status, now: i64) -> Vec<(&'static str, String)> {
         format!("{} wanted, {} held, {} announced; gate {}", v.wanted, v.held, v.announced, gate(&v.gate)),
     ));
     for (index, unit) in s.services.iter().enumerate() {
-        let state = if unit.state == "failed" { paint(BAD, "FAILED") } else { unit.state.clone() };
+        let state = match unit.state.as_str() {
+            "failed" => paint(BAD, "FAILED"),
+            "" => "not asked yet".into(),
+            state if wanted_here(s, unit) && !runs(unit) => paint(CARE, state),
+            state => state.into(),
+        };
         rows.push((if index == 0 { "services" } else { "" }, format!("{} {state}", unit.unit)));
     }
     if !s.fit {

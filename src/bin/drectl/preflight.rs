@@ -51,6 +51,8 @@ pub struct Facts {
     pub enabled: BTreeMap<String, String>,
     /// Managed services that have dre's generated drop-in.
     pub bound: BTreeSet<String>,
+    /// Managed services whose stop has no limit.
+    pub stop_never: BTreeSet<String>,
     pub systemd: bool,
     /// Role of the running daemon, or why it is not to be had.
     pub daemon: Option<Result<String, String>>,
@@ -300,7 +302,8 @@ fn vips(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
             Manager::NetworkManager => out.warn(
                 format!("NetworkManager manages {name} and may take VIPs away"),
                 format!(
-                    "add interface-name:{name} to unmanaged-devices in /etc/NetworkManager/conf.d/50-dre.conf"
+                    "if a connection of its own gives {name} its address, give it elsewhere and delete the connection; then: \
+                     systemctl daemon-reload && systemctl reload NetworkManager"
                 ),
             ),
         }
@@ -349,6 +352,10 @@ fn services(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
             Some(_) if !f.bound.contains(unit) => out.bad(
                 format!("{unit} has no drop-in of dre: nothing stops it when the role goes"),
                 "systemctl daemon-reload",
+            ),
+            Some(_) if f.stop_never.contains(unit) => out.bad(
+                format!("{unit} may stop for ever (TimeoutStopSec=infinity): until it has, the role is not free for the peer"),
+                format!("give it a limit: systemctl edit {unit}, [Service] TimeoutStopSec=10s"),
             ),
             Some(_) => out.ok(format!("{unit} starts and stops with the role")),
         }

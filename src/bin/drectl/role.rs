@@ -6,44 +6,78 @@ use std::time::{Duration, Instant};
 use dre::snapshot::Status;
 use serde_json::json;
 
-use crate::args::{LeaseArgs, SwitchoverArgs, Wait};
+use crate::args::{LeaseArgs, SwitchoverArgs, TakeArgs, Wait};
 use crate::client::Client;
 use crate::exit::{Done, Fail};
 use crate::when;
 
-/// How long the unit's stop waits to see the role go, seconds.
-const UNIT_WAITS: f64 = 1.0;
+/// How long the addresses may follow the role: ten thousand of them take seconds.
+const VIPS_FOLLOW_WITHIN: Duration = Duration::from_secs(5);
+
+/// How often the unit asks again while the role is being let go.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// How long the measured gap may follow the role.
 const GAP_FOLLOWS_WITHIN: Duration = Duration::from_secs(2);
 
 /// Which start of dre-lease.service asks: systemd says. A person asks without.
-fn invocation(lease: &LeaseArgs) -> serde_json::Value {
-    match std::env::var("INVOCATION_ID") {
-        Ok(id) if lease.unit => json!({ "unit": id }),
-        _ => json!({}),
+fn invocation(lease: &LeaseArgs) -> Option<String> {
+    std::env::var("INVOCATION_ID").ok().filter(|_| lease.unit)
+}
+
+pub fn take(socket: &Path, args: &TakeArgs) -> Done {
+    let wait = &args.lease.wait;
+    let given_up = until(wait);
+    loop {
+        let mut client = Client::connect(socket)?;
+        let asked = client.call("LeaseTake", json!({ "unit": invocation(&args.lease), "force": args.force }));
+        let Err(fail) = asked else { break };
+        // While the role is let go here, systemd is about to stop this unit. If it does not, somebody wants it anew.
+        let lets_go =
+            args.lease.unit && client.status().is_ok_and(|s| s.role != "active" && s.reached.is_empty());
+        if !lets_go || Instant::now() >= given_up {
+            return Err(fail);
+        }
+        std::thread::sleep(ASK_AGAIN);
+    }
+    let last = wait_for(socket, given_up, &mut |s| (s.role == "active" && s.lease.held).then_some(s.term))?;
+    match last {
+        Ok(term) => {
+            if args.lease.unit {
+                // What binds a VIP fails without it: the role's services wait for the addresses, which follow in milliseconds. Not
+                // for ever: what they are worth without is for their own start to say.
+                let _ = wait_for(socket, Instant::now() + VIPS_FOLLOW_WITHIN, &mut |s| {
+                    (s.role != "active" || s.vips.wanted == 0 || s.vips.gate.ends_with("open")).then_some(())
+                })?;
+            }
+            if let Some(file) = &args.term_file {
+                keep_term(file, term);
+            }
+            Ok(())
+        }
+        Err(last) => Err(late("the lease was not granted", wait, last)),
     }
 }
 
-pub fn take(socket: &Path, lease: &LeaseArgs) -> Done {
-    let wait = &lease.wait;
-    let mut client = Client::connect(socket)?;
-    client.call("LeaseTake", invocation(lease))?;
-    let last = wait_for(socket, until(wait), &mut |s| (s.role == "active" && s.lease.held).then_some(()))?;
-    match last {
-        Ok(()) => Ok(()),
-        Err(last) => Err(late("the lease was not granted", wait, last)),
+/// `DRE_TERM` for the services of the role, read by their drop-ins. They start without it rather than not at all.
+fn keep_term(file: &Path, term: u64) {
+    let new = file.with_extension("new");
+    let text = format!("# written by dre-lease.service\nDRE_TERM={term}\n");
+    if let Err(error) = std::fs::write(&new, text).and_then(|()| std::fs::rename(&new, file)) {
+        anstream::eprintln!(
+            "drectl: {}: {error}; the role's services start without DRE_TERM; systemd-tmpfiles --create makes the directory",
+            file.display()
+        );
     }
 }
 
 pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
     let wait = &lease.wait;
     let mut client = Client::connect(socket)?;
-    client.call("LeaseRelease", invocation(lease))?;
+    client.call("LeaseRelease", json!({ "unit": invocation(lease) }))?;
     if lease.unit {
-        // The unit of an earlier term releases nothing, so there may be nothing to wait for; and the gate is shut at once.
-        let soon = Wait { timeout: UNIT_WAITS };
-        let _ = wait_for(socket, until(&soon), &mut |s| (s.role != "active").then_some(()))?;
+        // Done with the answer: the role is let go in that very turn, or this is the unit of an earlier term and
+        // releases nothing.
         return Ok(());
     }
     let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;

@@ -9,12 +9,13 @@ use serde_json::{Value, json};
 use crate::args::FileArgs;
 use crate::exit::{Done, Fail};
 
-/// Errors go out with colour; the stream strips it where it is not a terminal.
-fn load(args: &FileArgs) -> Result<(Settings, Vec<String>), Fail> {
+/// Errors go out with colour; the stream strips it where it is not a terminal. `here`: it must hold on this host as it is
+/// now, with its interfaces and addresses.
+fn load(args: &FileArgs, here: bool) -> Result<(Settings, Vec<String>), Fail> {
     let loaded = config::load_file(args.file.as_deref()).and_then(|settings| {
-        let (warnings, verdict) = settings.check_host(&config::host_facts());
-        verdict?;
-        let all = settings.warnings.iter().cloned().chain(warnings).collect();
+        let found = settings.check_host(&config::host_facts());
+        if here { found.present() } else { found.lasting() }?;
+        let all = settings.warnings.iter().cloned().chain(found.warnings).collect();
         Ok((settings, all))
     });
     loaded.map_err(|error| {
@@ -26,7 +27,7 @@ fn load(args: &FileArgs) -> Result<(Settings, Vec<String>), Fail> {
 }
 
 pub fn check(args: &FileArgs) -> Done {
-    let (settings, warnings) = load(args)?;
+    let (settings, warnings) = load(args, true)?;
     if args.json {
         anstream::println!("{}", json!({ "ok": true, "errors": [], "warnings": warnings }));
         return Ok(());
@@ -46,7 +47,7 @@ pub fn check(args: &FileArgs) -> Done {
 }
 
 pub fn show(args: &FileArgs) -> Done {
-    let (settings, _) = load(args)?;
+    let (settings, _) = load(args, false)?;
     if args.json {
         anstream::println!("{}", as_json(&settings));
     } else {

@@ -1,26 +1,48 @@
 //! What an operator must see: derived from the facts now and then, never on the takeover path.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use super::{Action, Node, Target};
+use super::{Action, Node, Target, Unit, UnitState};
 use crate::logic::election::Peer;
 use crate::logic::liveness::{Heard, LinkState};
 use crate::logic::time::Moment;
 use crate::logic::wire::{Reject, Role};
 use crate::stream::GateKind;
 
-/// Two words, as in the README's table; dre-vip's alarms keep the names it gave them.
-pub type AlarmName = Cow<'static, str>;
+/// What an alarm is about. Two of one name stand side by side.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AlarmKey {
+    /// Two words, as in the README's table; dre-vip's alarms keep the names it gave them.
+    pub name: Cow<'static, str>,
+    /// Which link, which unit; empty where there is but one.
+    pub subject: String,
+}
 
+/// By its name alone.
+impl PartialEq<str> for AlarmKey {
+    fn eq(&self, name: &str) -> bool {
+        self.name == name
+    }
+}
+
+/// A unit may need this long to come up, or to be started again by systemd, before its absence is an alarm.
+const SERVICE_GRACE: Duration = Duration::from_secs(10);
+/// Services that stop for longer than this keep the role from the peer for longer than a takeover should take.
+const STOP_EXPECTED: Duration = Duration::from_secs(5);
 /// Wall clocks further apart than this are worth a word. Source: rules files are compared by time of change.
 const SKEW_MAX_MS: u64 = 1_000;
 
 impl Node {
     /// Every alarm that holds at `now`, with its sentence and the remedy.
-    fn alarms_now(&self, now: Moment) -> Vec<(AlarmName, String)> {
-        let mut all: Vec<(AlarmName, String)> = vec![];
-        let mut raise = |name: &'static str, text: String| all.push((name.into(), text));
+    fn alarms_now(&self, now: Moment) -> Vec<(AlarmKey, String)> {
+        let mut all: Vec<(AlarmKey, String)> = vec![];
+        let mut raise_of = |name: &'static str, subject: &str, text: String| {
+            all.push((AlarmKey { name: name.into(), subject: subject.into() }, text));
+        };
+        self.unit_alarms(now, &mut raise_of);
+        let mut raise = |name: &'static str, text: String| raise_of(name, "", text);
         let peer = self.setup.peer.as_deref().unwrap_or("the peer");
         let settled = now >= self.started + self.setup.startup_hold;
         let heard = self.liveness.heard(now);
@@ -46,25 +68,6 @@ impl Node {
                 "PeerOneWay",
                 format!("{peer} is heard but does not hear this node; look at the links one way"),
             );
-        }
-        if has_peer && heard != Heard::Lost {
-            for (index, name) in self.setup.links.iter().enumerate() {
-                match self.link(now, index).0 {
-                    LinkState::Up => {}
-                    LinkState::OneWay => raise(
-                        "LinkOneWay",
-                        format!(
-                            "link {name}: datagrams come from {peer} but do not reach it; look at its receiving side"
-                        ),
-                    ),
-                    LinkState::Down => raise(
-                        "LinkDown",
-                        format!(
-                            "link {name} is down; the pair lives on the other; look at cable, switch and interface"
-                        ),
-                    ),
-                }
-            }
         }
         if let Some((reason, at)) = self.last_rejected
             && now.since(at) < Duration::from_secs(10)
@@ -115,10 +118,10 @@ impl Node {
                 );
             }
         }
-        if self.both_active {
+        if self.both_active && self.peer_role(now) == Some(Role::Active) {
             raise("BothActive", format!("{peer} is active too; the lower term yields now"));
         }
-        if self.differs() {
+        if self.differs(now) {
             raise(
                 "ConfigDiffers",
                 format!(
@@ -159,7 +162,7 @@ impl Node {
         if self.held_back {
             raise("HeldBack", "an operator stopped the role here; drectl lease take brings it back".into());
         }
-        if self.setup.standalone {
+        if self.peer_is_given() {
             raise(
                 "Standalone",
                 "standalone mode (DRE_STANDALONE): there is no second node to take over".into(),
@@ -189,26 +192,108 @@ impl Node {
         for (name, text) in &self.troubles {
             raise(name, text.clone());
         }
+        if has_peer && heard != Heard::Lost {
+            for (index, name) in self.setup.links.iter().enumerate() {
+                match self.link(now, index).0 {
+                    LinkState::Up => {}
+                    LinkState::OneWay => raise_of(
+                        "LinkOneWay",
+                        name,
+                        format!(
+                            "link {name}: datagrams come from {peer} but do not reach it; look at its receiving side"
+                        ),
+                    ),
+                    LinkState::Down => raise_of(
+                        "LinkDown",
+                        name,
+                        format!(
+                            "link {name} is down; the pair lives on the other; look at cable, switch and interface"
+                        ),
+                    ),
+                }
+            }
+        }
         for (name, text) in &self.vip.alarms {
-            all.push((name.clone().into(), text.clone()));
+            all.push((AlarmKey { name: name.clone().into(), subject: String::new() }, text.clone()));
         }
         all
     }
 
-    pub(super) fn watch_alarms(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let holds = self.alarms_now(now);
-        let gone: Vec<AlarmName> =
-            self.alarms.keys().filter(|name| !holds.iter().any(|(held, _)| held == *name)).cloned().collect();
-        for name in gone {
-            self.alarms.remove(&name);
-            out.push(Action::Cleared { alarm: name });
+    /// Managed units that are not what the role wants them to be.
+    fn unit_alarms(&self, now: Moment, raise: &mut impl FnMut(&'static str, &str, String)) {
+        if self.role == Role::Releasing && now >= self.since + STOP_EXPECTED && !self.services_down(now) {
+            let up: Vec<String> = self
+                .of_active()
+                .filter(|(_, unit)| !unit.state.is_down())
+                .map(|(name, unit)| format!("{name} is {}", unit.state.words()))
+                .collect();
+            raise(
+                "StopOverdue",
+                "",
+                format!(
+                    "the role is let go, but not free for the peer while its services run: {}; systemd kills what does not stop \
+                     within its TimeoutStopSec; if nobody stops it: systemctl daemon-reload, then systemctl stop it",
+                    up.join(", ")
+                ),
+            );
         }
-        for (name, text) in holds {
-            match self.alarms.get_mut(&name) {
+        let own = match self.role {
+            Role::Active => &self.setup.services,
+            Role::Standby => &self.setup.standby,
+            // In between everything is on its way.
+            Role::Claiming | Role::Releasing => &vec![],
+        };
+        let skip = if self.role == Role::Standby { self.setup.services.len() } else { 0 };
+        let missing = |unit: &Unit, since: Moment| {
+            !matches!(unit.state, UnitState::Up | UnitState::Unknown)
+                && now >= since.max(unit.since) + SERVICE_GRACE
+        };
+        for (name, unit) in own.iter().zip(self.units.iter().skip(skip)) {
+            if missing(unit, self.since) {
+                raise(
+                    "ServiceDown",
+                    name,
+                    format!(
+                        "{name} shall run on the {} node, and is {}; systemctl status {name}",
+                        self.role.word(),
+                        unit.state.words()
+                    ),
+                );
+            }
+        }
+        let skip = self.setup.services.len() + self.setup.standby.len();
+        for (name, unit) in self.setup.both.iter().zip(self.units.iter().skip(skip)) {
+            if missing(unit, self.started) {
+                raise(
+                    "BothServiceDown",
+                    name,
+                    format!(
+                        "{name} shall run on both nodes, and is {} here; systemctl status {name}",
+                        unit.state.words()
+                    ),
+                );
+            }
+        }
+    }
+
+    pub(super) fn watch_alarms(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let mut holds: BTreeMap<AlarmKey, String> = BTreeMap::new();
+        for (key, text) in self.alarms_now(now) {
+            // Two reasons for one alarm are both told.
+            holds.entry(key).and_modify(|all| *all = format!("{all}; {text}")).or_insert(text);
+        }
+        let gone: Vec<AlarmKey> =
+            self.alarms.keys().filter(|key| !holds.contains_key(*key)).cloned().collect();
+        for alarm in gone {
+            self.alarms.remove(&alarm);
+            out.push(Action::Cleared { alarm });
+        }
+        for (alarm, text) in holds {
+            match self.alarms.get_mut(&alarm) {
                 Some((_, old)) => *old = text,
                 None => {
-                    self.alarms.insert(name.clone(), (now, text.clone()));
-                    out.push(Action::Raised { alarm: name, text });
+                    self.alarms.insert(alarm.clone(), (now, text.clone()));
+                    out.push(Action::Raised { alarm, text });
                 }
             }
         }

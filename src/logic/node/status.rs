@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Node, UnitState};
+use super::{Node, Target};
 use crate::logic::lease::By;
 use crate::logic::liveness::{Heard, LinkState};
 use crate::logic::time::Moment;
@@ -90,16 +90,18 @@ impl Node {
                 announced: self.vip.announced,
                 gate: gate.into(),
             },
+            reached: self.reached.map_or("", Target::word).into(),
             services: vec![],
             fit: self.fit(now),
             unfit_because: self.unfit_reasons(now),
             maintenance: false,
-            standalone: self.setup.standalone,
+            standalone: self.peer_is_given(),
             alarms: self
                 .alarms
                 .iter()
-                .map(|(name, (since, text))| Alarm {
-                    name: name.to_string(),
+                .map(|(key, (since, text))| Alarm {
+                    name: key.name.to_string(),
+                    subject: key.subject.clone(),
                     text: text.clone(),
                     since: when(*since),
                 })
@@ -133,12 +135,10 @@ impl Node {
             (Some(peer), Heard::Unproven) => format!("peer {peer} one-way"),
             (Some(peer), Heard::Lost) => format!("peer {peer} lost"),
         };
-        let alarms = match self.alarms.len() {
-            0 => String::new(),
-            _ => {
-                format!(" · ALARM {}", self.alarms.keys().map(|name| &**name).collect::<Vec<_>>().join(", "))
-            }
-        };
+        // In the order of their keys: those of one name stand together.
+        let mut names: Vec<&str> = self.alarms.keys().map(|key| &*key.name).collect();
+        names.dedup();
+        let alarms = if names.is_empty() { String::new() } else { format!(" · ALARM {}", names.join(", ")) };
         format!(
             "{} term {} ({}) · {peer} · links {up}/{} · VIPs {}/{}{alarms}",
             self.role.word().to_uppercase(),
@@ -148,11 +148,5 @@ impl Node {
             self.vip.held,
             self.vip.wanted,
         )
-    }
-
-    /// Managed units that this node saw fail.
-    pub fn failed_units(&self) -> impl Iterator<Item = &str> {
-        let pairs = self.setup.services.iter().zip(&self.units);
-        pairs.filter(|(_, state)| **state == UnitState::Failed).map(|(name, _)| name.as_str())
     }
 }

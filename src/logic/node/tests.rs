@@ -29,6 +29,8 @@ fn setup(first: bool) -> Setup {
         startup_hold: Duration::from_millis(1000),
         vips: vec!["172.16.9.61".into()],
         services: vec!["diameter.service".into()],
+        standby: vec![],
+        both: vec![],
         digest: [1; 32],
         sections: [0; 8],
         section_names: ["a", "b", "c", "d", "e", "f", "g", "h"],
@@ -59,6 +61,8 @@ enum When {
     StreamGone,
     Interface(bool),
     Unit(UnitState),
+    /// systemd reached the standby target.
+    StandbyReached,
     /// The kernel's word of the peer's process.
     Process(bool),
     Bearer(bool),
@@ -67,6 +71,8 @@ enum When {
     Do(Command),
     Refused(Command),
     Stop,
+    /// The shutdown was called off.
+    Stays,
 }
 use When::*;
 
@@ -130,10 +136,14 @@ thread_local! {
 
 impl Story {
     fn new(first: bool) -> Self {
+        Self::with(setup(first))
+    }
+
+    fn with(setup: Setup) -> Self {
         let key = [5; 32];
         let codec = Codec::new(&key, "dre", "hadev1", "hadev2");
         let mut out = vec![];
-        let mut node = Node::new(at(0), setup(first), Some(codec), OWN, 0, false, &mut out);
+        let mut node = Node::new(at(0), setup, Some(codec), OWN, 0, false, &mut out);
         assert_eq!(did(&out), [StartStandby]);
         node.planted = PLANT.get();
         let theirs = Codec::new(&key, "dre", "hadev2", "hadev1");
@@ -208,6 +218,9 @@ impl Story {
                 report(&mut self.node, Report::Interface { name: "eth1".into(), fit: *fit }, &mut out);
             }
             Unit(state) => self.node.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
+            StandbyReached => {
+                self.node.handle(now, Event::Target { target: Target::Standby, failed: None }, &mut out);
+            }
             Process(present) => {
                 self.node.handle(now, Event::PeerProcess { present: *present }, &mut out);
             }
@@ -222,6 +235,7 @@ impl Story {
                 assert!(refusal.is_err(), "{ms} ms: {command:?} was accepted");
             }
             When::Stop => self.node.handle(now, Event::Stop, &mut out),
+            Stays => self.node.handle(now, Event::Stay, &mut out),
         }
         for action in &out {
             match action {
@@ -430,7 +444,7 @@ fn without_an_arbitrators_answer_a_standby_stays() {
         (1250, Nothing,      Standby, &[Probe, Ping]),
         (1500, Probes,       Standby, &[]),
         (1510, Nothing,      Standby, &[]),
-        (1520, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
+        (1520, Refused(Command::LeaseTake { unit: None, force: false }), Standby, &[]),
     ]);
 }
 
@@ -479,7 +493,9 @@ fn a_switchover_that_nobody_takes_is_taken_back() {
     for ms in (200..5100).step_by(100) {
         story.tell(&[(ms, peer(Standby), Standby, &[])]);
     }
-    story.tell(&[(5110, peer(Standby), Claiming, &[]), (5112, votes(), Active, &[Hold, StartActive])]);
+    // Five seconds after the role was free.
+    story.tell(&[(5110, peer(Standby), Standby, &[]), (5112, peer(Standby), Claiming, &[])]);
+    story.tell(&[(5114, votes(), Active, &[Hold, StartActive])]);
 }
 
 #[test]
@@ -492,7 +508,7 @@ fn the_peer_asks_for_the_role_and_gets_it() {
     ]);
     let mut story = standby();
     story.tell(&[
-        ( 50, Do(Command::LeaseTake { unit: None }),         Standby,   &[]),
+        ( 50, Do(Command::LeaseTake { unit: None, force: false }),         Standby,   &[]),
         ( 60, peer(Releasing),                Standby,   &[]),
         ( 70, wishes(Standby, Wish::Yield),   Claiming,  &[]),
         ( 72, votes(),                        Active,    &[Hold, StartActive]),
@@ -527,7 +543,7 @@ fn an_unfit_standby_does_not_claim() {
         (1490, Probes,       Standby, &[]),
         (1499, Pong(1),      Standby, &[]),
         (1500, Nothing,      Standby, &[]),
-        (1505, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
+        (1505, Refused(Command::LeaseTake { unit: None, force: false }), Standby, &[]),
         // Repaired, but not proven yet.
         (1510, Interface(true), Standby, &[]),
         (1520, Probes,       Standby, &[]),
@@ -607,7 +623,7 @@ fn an_active_target_that_is_not_reached_moves_the_role() {
         (110, TargetFails(true), Releasing, &[Drop, StartStandby]),
         (111, ShutNow, Releasing, &[]),
         (120, Unit(UnitState::Down), Standby, &[]),
-        (130, Refused(Command::LeaseTake { unit: None }), Standby, &[]),
+        (130, Refused(Command::LeaseTake { unit: None, force: false }), Standby, &[]),
     ]);
     assert!(story.node.status(at(131), |_| String::new()).unfit_because[0].contains("dependency"));
     // With an unfit peer it stays: half a service is better than none.
@@ -738,6 +754,316 @@ fn the_deadline_contract() {
     assert!(checked > 300_000, "{checked}");
 }
 
+type Named<'a> = Vec<(&'a str, &'a str)>;
+
+/// What was raised and what was cleared, by name and subject.
+fn alarms(actions: &[Action]) -> (Named<'_>, Named<'_>) {
+    let raised = actions.iter().filter_map(|a| match a {
+        Action::Raised { alarm, .. } => Some((&*alarm.name, &*alarm.subject)),
+        _ => None,
+    });
+    let cleared = actions.iter().filter_map(|a| match a {
+        Action::Cleared { alarm } => Some((&*alarm.name, &*alarm.subject)),
+        _ => None,
+    });
+    (raised.collect(), cleared.collect())
+}
+
+impl Story {
+    /// The alarms that stand.
+    fn standing(&self) -> Vec<String> {
+        self.node.status(at(0), |_| String::new()).alarms.into_iter().map(|a| a.name).collect()
+    }
+
+    /// Silence, with a turn each housekeeping, until then.
+    fn idle(&mut self, from: u64, until: u64) {
+        for ms in (from..=until).step_by(100) {
+            self.step(ms, &Nothing);
+        }
+    }
+}
+
+/// A service that does not stop keeps the role from the peer: said by name, and only then.
+#[test]
+fn a_stop_that_takes_too_long_is_an_alarm() {
+    let mut story = active();
+    story.step(100, &votes());
+    story.tell(&[(
+        110,
+        Do(Command::Switchover { to: None, force: false }),
+        Releasing,
+        &[Drop, StartStandby],
+    )]);
+    story.step(111, &ShutNow);
+    story.step(112, &Unit(UnitState::Stopping));
+    for ms in (200..5100).step_by(100) {
+        assert!(!story.standing().contains(&"StopOverdue".into()), "{ms}");
+        story.step(ms, &peer(Standby));
+    }
+    story.idle(5110, 5400);
+    let status = story.node.status(at(5400), |_| String::new());
+    let alarm = status.alarms.iter().find(|a| a.name == "StopOverdue").expect("raised");
+    assert!(alarm.text.contains("diameter.service is still stopping"), "{}", alarm.text);
+    story.step(5500, &Unit(UnitState::Down));
+    story.idle(5600, 5900);
+    assert!(!story.standing().contains(&"StopOverdue".into()));
+}
+
+/// Units that shall run here and do not, each by its name, after their grace; a node in between roles says nothing.
+#[test]
+fn units_that_do_not_run_are_alarms() {
+    let units = Setup {
+        standby: vec!["report.service".into()],
+        both: vec!["memcached.service".into(), "tomcat10.service".into()],
+        ..setup(true)
+    };
+    let mut story = Story::with(units);
+    let unit = |story: &mut Story, ms, index, state| {
+        let mut out = vec![];
+        story.node.handle(at(ms), Event::Unit { index, state }, &mut out);
+        out
+    };
+    story.tell(&[(10, Armed, Standby, &[]), (20, peer(Standby), Claiming, &[])]);
+    story.tell(&[(22, votes(), Active, &[Hold, StartActive]), (23, OpenNow, Active, &[])]);
+    for (index, state) in [(1, UnitState::Down), (2, UnitState::Up), (3, UnitState::Missing)] {
+        unit(&mut story, 30, index, state);
+    }
+    let mut raised = vec![];
+    for ms in (100..11_000).step_by(100) {
+        let out = story.step(ms, &votes());
+        raised.extend(alarms(&out).0.into_iter().map(|(name, of)| (ms, name.to_owned(), of.to_owned())));
+        story.step(ms + 1, &Stored);
+    }
+    raised.retain(|(_, name, _)| name.contains("Service"));
+    let names: Vec<_> = raised.iter().map(|(_, name, of)| (name.as_str(), of.as_str())).collect();
+    // Not report.service: this node is not the standby.
+    assert_eq!(names, [("BothServiceDown", "tomcat10.service"), ("ServiceDown", "diameter.service")]);
+    assert!(raised.iter().all(|(ms, ..)| (10_000..10_400).contains(ms)), "{raised:?}");
+    assert!(story.node.fit(at(11_000)), "an alarm, and no reason to move");
+    let mut out = unit(&mut story, 11_000, 0, UnitState::Up);
+    for ms in (11_010..11_400).step_by(100) {
+        out.extend(story.step(ms, &votes()));
+    }
+    let cleared: Vec<&str> = alarms(&out).1.into_iter().map(|(_, of)| of).collect();
+    assert_eq!(cleared, ["diameter.service"]);
+}
+
+#[test]
+fn two_links_that_are_down_are_two_alarms() {
+    let mut story = Story::with(Setup { links: ["a", "b", "c"].map(Into::into).into(), ..setup(false) });
+    story.tell(&[(10, Armed, Standby, &[]), (1000, peer(Active), Standby, &[])]);
+    for ms in (1100..2600).step_by(100) {
+        story.step(ms, &peer(Active));
+    }
+    let down: Vec<String> = story
+        .node
+        .status(at(2600), |_| String::new())
+        .alarms
+        .into_iter()
+        .filter(|alarm| alarm.name == "LinkDown" && alarm.text.contains(&alarm.subject))
+        .map(|alarm| alarm.subject)
+        .collect();
+    assert_eq!(down, ["b", "c"]);
+    assert!(story.node.status_line(at(2600)).ends_with("ALARM ArbitratorSilent, LinkDown"), "each name once");
+}
+
+/// The role is let go while systemd still starts it: the lease unit's question comes late, and is nobody's wish. After systemd has
+/// let go it is.
+#[test]
+#[rustfmt::skip]
+fn a_lease_unit_that_comes_too_late_takes_nothing_back() {
+    let mut story = active();
+    let take = || Command::LeaseTake { unit: Some("first".into()), force: false };
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (110, Do(Command::Switchover { to: None, force: false }), Releasing, &[Drop, StartStandby]),
+        (111, Refused(take()),           Releasing, &[]),
+        (112, Unit(UnitState::Down),     Releasing, &[]),
+        (113, ShutNow,                   Standby,   &[]),
+        (114, Refused(take()),           Standby,   &[]),
+        (115, peer(Active),              Standby,   &[]),
+        (116, StandbyReached,            Standby,   &[]),
+        (117, Do(take()),                Standby,   &[]),
+    ]);
+    assert_eq!(story.node.view(at(118)).wish, Wish::Take);
+}
+
+/// Services that take longer to stop than the other has to take the role: its time begins when the role is free.
+#[test]
+#[rustfmt::skip]
+fn a_slow_stop_is_no_switchover_that_nobody_took() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (110, Do(Command::Switchover { to: None, force: false }), Releasing, &[Drop, StartStandby]),
+        (111, ShutNow, Releasing, &[]),
+    ]);
+    for ms in (200..8000).step_by(100) {
+        story.tell(&[(ms, peer(Standby), Releasing, &[])]);
+    }
+    story.tell(&[
+        (8010, Unit(UnitState::Down), Standby, &[]),
+        (8100, peer(Standby),         Standby, &[]),
+        (8200, peer(Active),          Standby, &[]),
+    ]);
+}
+
+/// The peer knows of its own acknowledgements and waits for them to run out. What the arbitrator answers in peace must not keep
+/// the gate of a node that freezes open for longer.
+#[test]
+#[rustfmt::skip]
+fn an_answer_asked_for_in_peace_lengthens_no_lease() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(), Active, &[Hold]),
+        (101, Stored,  Active, &[]),
+        // Asked 49 ms after the heartbeat that was acknowledged.
+        (151, Pong(2), Active, &[]),
+    ]);
+    assert_eq!(story.node.lease(at(152)).0, at(593));
+    story.tell(&[(350, Nothing, Active, &[Ping]), (352, Pong(2), Active, &[Hold])]);
+    assert_eq!(story.node.lease(at(353)), (at(350 + 493), By::Arbitrator));
+}
+
+/// A node that probes seldom is not seen by one that probes often. It asks the wire anew, at full pace, before it claims.
+#[test]
+#[rustfmt::skip]
+fn a_node_that_watched_for_long_looks_again_before_it_claims() {
+    let mut story = standby();
+    story.tell(&[(1000, peer(Active), Standby, &[]), (1250, Nothing, Standby, &[Probe, Ping])]);
+    // Nobody answers, but the arbitrator neither: after a while it only watches.
+    story.idle(1300, 3200);
+    story.tell(&[
+        (3251, Nothing, Standby, &[Probe]),
+        (3500, Probes,  Standby, &[]),
+        (3510, Pong(1), Standby, &[Probe]),
+        (3511, Nothing, Standby, &[]),
+        (3540, Probes,  Standby, &[]),
+        (3550, Nothing, Active,  &[Hold, StartActive, ProbeEnd]),
+    ]);
+}
+
+/// What a peer said last is no alarm, and no reason to refuse, when it is gone.
+#[test]
+fn a_dead_peers_last_words_count_for_nothing() {
+    let mut story = standby();
+    story.node.setup.digest = [9; 32];
+    for ms in (1000..1500).step_by(100) {
+        story.step(ms, &peer(Active));
+    }
+    assert!(story.standing().contains(&"ConfigDiffers".into()));
+    story.tell(&[(1510, Refused(Command::LeaseTake { unit: None, force: false }), Standby, &[])]);
+    story.step(1520, &Do(Command::LeaseTake { unit: None, force: true }));
+    story.idle(1600, 2900);
+    assert!(!story.standing().contains(&"ConfigDiffers".into()), "{:?}", story.standing());
+    story.step(2990, &Foreign);
+    story.step(2991, &Pong(1));
+    story.step(2992, &Do(Command::LeaseTake { unit: None, force: false }));
+
+    let mut story = active();
+    story.node.term = 60;
+    for ms in (100..1500).step_by(50) {
+        story.step(ms, &peer(Active));
+        story.step(ms + 1, &Pong(1));
+        story.step(ms + 2, &Stored);
+    }
+    assert!(story.standing().contains(&"BothActive".into()), "{:?}", story.standing());
+    for ms in (1500..2300).step_by(50) {
+        story.step(ms, &Pong(1));
+        story.step(ms + 1, &Stored);
+    }
+    assert_eq!(story.node.role(), Active);
+    assert!(!story.standing().contains(&"BothActive".into()), "{:?}", story.standing());
+}
+
+#[test]
+fn standalone_ends_when_a_peer_is_heard() {
+    let mut story = Story::with(Setup { standalone: true, ..setup(true) });
+    story.tell(&[(10, Armed, Standby, &[])]);
+    story.idle(20, 1900);
+    assert!(story.standing().contains(&"Standalone".into()));
+    assert!(story.node.status(at(1900), |_| String::new()).standalone);
+    story.step(1910, &peer(Standby));
+    story.step(2200, &peer(Standby));
+    assert!(!story.standing().contains(&"Standalone".into()), "{:?}", story.standing());
+    assert!(!story.node.status(at(2200), |_| String::new()).standalone);
+}
+
+/// The network repeats and reorders: no stranger, also when the peer is lost right after.
+#[test]
+fn a_duplicate_is_no_stranger() {
+    let mut story = standby();
+    story.step(1000, &peer(Active));
+    story.sequence -= 1;
+    story.step(1001, &peer(Active));
+    assert_eq!(story.node.status(at(1002), |_| String::new()).rejected[0].reason, Reject::Replay.word());
+    story.idle(1100, 2000);
+    assert!(story.standing().contains(&"PeerLost".into()));
+    assert!(!story.standing().contains(&"PeerStrange".into()), "{:?}", story.standing());
+}
+
+/// In the middle of a reload each may think that it goes first, or that the other does: then the names decide. What the two
+/// agreed on last holds while they do not hear each other.
+#[test]
+fn nodes_that_differ_go_by_their_names() {
+    for configured in [false, true] {
+        let mut story = Story::new(configured);
+        story.tell(&[(10, Armed, Standby, &[])]);
+        assert_eq!(story.node.view(at(10)).first, configured);
+        story.step(20, &peer(Active));
+        assert_eq!(story.node.view(at(20)).first, configured);
+        let codec = || Some(Codec::new(&[5; 32], "dre", "hadev1", "hadev2"));
+        let reloaded = Setup { digest: [9; 32], ..setup(!configured) };
+        story.node.reload(at(30), reloaded.clone(), codec(), &mut vec![]);
+        assert!(story.node.view(at(30)).first, "hadev1 before hadev2");
+        // The other has reloaded too.
+        story.node.setup.digest = [1; 32];
+        story.step(40, &peer(Active));
+        assert_eq!(story.node.view(at(40)).first, !configured);
+        // Reloaded while the peer is lost: it does not know.
+        story.idle(100, 900);
+        story.node.reload(at(910), Setup { digest: [7; 32], ..setup(configured) }, codec(), &mut vec![]);
+        assert_eq!(story.node.view(at(910)).first, !configured);
+    }
+}
+
+/// The shutdown was called off: the node stands by again, and does not end.
+#[test]
+#[rustfmt::skip]
+fn a_shutdown_that_does_not_come_is_forgotten() {
+    let mut story = active();
+    story.tell(&[
+        (100, votes(),               Active,    &[Hold]),
+        (110, When::Stop,            Releasing, &[Drop, StartStandby]),
+        (115, Unit(UnitState::Down), Releasing, &[]),
+        (116, ShutNow,               Standby,   &[]),
+        (117, peer(Claiming),        Standby,   &[]),
+        (118, Stays,                 Standby,   &[]),
+        (119, peer(Active),          Standby,   &[]),
+        (200, peer(Active),          Standby,   &[]),
+    ]);
+    assert_eq!(story.node.view(at(201)).wish, Wish::None);
+    // And it takes over like any standby.
+    story.tell(&[(210, wishes(Standby, Wish::Yield), Claiming, &[]), (212, votes(), Active, &[Hold, StartActive])]);
+}
+
+/// A longer D: what was asked before the reload was promised for the shorter one.
+#[test]
+fn a_reload_does_not_lengthen_what_was_promised_before() {
+    let mut story = active();
+    story.step(100, &votes());
+    let longer =
+        Setup { dead_after: Duration::from_secs(5), guard: Duration::from_millis(52), ..setup(true) };
+    let codec = Codec::new(&[5; 32], "dre", "hadev1", "hadev2");
+    story.node.reload(at(150), longer, Some(codec), &mut vec![]);
+    // Sent at 140, before the reload.
+    let old = Hears { role: Standby, wish: Wish::None, echo: Some(20), vote: true, fit: true };
+    story.step(160, &old);
+    assert_eq!(story.node.lease(at(160)).0, at(140 + 493));
+    story.step(170, &Hears { role: Standby, wish: Wish::None, echo: Some(10), vote: true, fit: true });
+    assert_eq!(story.node.lease(at(170)).0, at(160 + 4948));
+}
+
 /// dre-lease.service of an earlier term stops late, when the role has come back: that is nobody's wish.
 #[test]
 #[rustfmt::skip]
@@ -746,14 +1072,14 @@ fn a_late_stop_of_an_earlier_lease_unit_releases_nothing() {
     let unit = |name: &str| Some(name.to_owned());
     story.tell(&[
         (100, votes(), Active, &[Hold]),
-        (101, Do(Command::LeaseTake { unit: unit("second") }),    Active,    &[]),
+        (101, Do(Command::LeaseTake { unit: unit("second"), force: false }),    Active,    &[]),
         (102, Do(Command::LeaseRelease { unit: unit("first") }),  Active,    &[]),
         (103, Do(Command::LeaseRelease { unit: unit("second") }), Releasing, &[Drop, StartStandby]),
         (104, Unit(UnitState::Down),                              Releasing, &[]),
         (105, ShutNow,                                            Standby,   &[]),
         // Released for good: nothing is claimed until somebody asks.
         (110, peer(Standby),                                      Standby,   &[]),
-        (115, Do(Command::LeaseTake { unit: None }),              Claiming,  &[]),
+        (115, Do(Command::LeaseTake { unit: None, force: false }),              Claiming,  &[]),
     ]);
 }
 

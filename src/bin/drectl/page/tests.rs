@@ -28,7 +28,7 @@ fn active() -> Status {
         links: vec![link("primary", 180), link("secondary", 1_190)],
         arbitrator: Some(Arbitrator { address: "172.16.8.250".into(), reachable: true, rtt_us: 310 }),
         vips: Vips { wanted: 2, held: 2, announced: 2, gate: "open".into() },
-        services: vec![Service { unit: "diameter.service".into(), state: "active".into() }],
+        services: vec![unit("diameter.service", "active", "active")],
         fit: true,
         last_takeover: Some(Takeover {
             here: true,
@@ -39,6 +39,10 @@ fn active() -> Status {
         version: "0.1.0".into(),
         ..Status::default()
     }
+}
+
+fn unit(name: &str, role: &str, state: &str) -> Service {
+    Service { unit: name.into(), role: role.into(), state: state.into() }
 }
 
 fn standby() -> Status {
@@ -66,7 +70,12 @@ fn lost(mut s: Status) -> Status {
 }
 
 fn alarm(name: &str, text: &str) -> Alarm {
-    Alarm { name: name.into(), text: text.into(), since: "2026-11-23T14:04:11Z".into() }
+    Alarm {
+        name: name.into(),
+        subject: String::new(),
+        text: text.into(),
+        since: "2026-11-23T14:04:11Z".into(),
+    }
 }
 
 fn plain(s: &Status) -> String {
@@ -99,6 +108,40 @@ last change  to hadev1 by PeerLost, 2026-11-23 14:02:11 UTC (3 min ago), gap 523
 hand over: drectl switchover
 ",
     );
+}
+
+/// Green only where everything that shall run here runs.
+#[test]
+fn a_service_that_does_not_run_is_seen() {
+    let second = |s: &Status| plain(s).lines().nth(1).unwrap_or_default().to_owned();
+    let mut s = active();
+    s.services.push(unit("report.service", "standby", "inactive"));
+    s.services.push(unit("memcached.service", "both", "active"));
+    assert_eq!(second(&s), "Service: given here, 2 of 2 VIPs answer");
+    for (index, state, words) in [
+        (0, "inactive", "diameter.service is inactive"),
+        (0, "not-found", "diameter.service is not-found"),
+        (2, "failed", "memcached.service failed"),
+    ] {
+        let mut s = s.clone();
+        s.services[index].state = state.into();
+        assert_eq!(second(&s), format!("Service: the VIPs answer here, but {words}"));
+        assert_eq!(service(&s).0, BAD);
+    }
+    s.services[0].state = "activating".into();
+    assert_eq!(service(&s).0, CARE, "it is on its way");
+    s.alarms =
+        vec![alarm("ServiceDown", "diameter.service is still starting; systemctl status diameter.service")];
+    assert_eq!(service(&s).0, BAD);
+
+    let mut s = standby();
+    s.services =
+        vec![unit("diameter.service", "active", "inactive"), unit("tomcat10.service", "both", "inactive")];
+    assert_eq!(
+        second(&s),
+        "Service: given by hadev1; this node would take over, but tomcat10.service is inactive"
+    );
+    assert_eq!(service(&s).0, CARE);
 }
 
 #[test]

@@ -125,7 +125,20 @@ fn each_thing_that_is_wrong_is_found_with_its_remedy() {
     only(|f| f.arbitrator_source.extend([(ip("172.16.8.250"), None)]), Bad, "arbitrator", "no route", "eth0");
     only(|f| eth(f, "eth1").carrier = false, Bad, "vips", "no carrier", "cable");
     only(|f| drop(f.interfaces.remove("eth1")), Bad, "vips", "does not exist", "name");
-    only(|f| eth(f, "eth1").manager = Manager::NetworkManager, Warn, "vips", "NetworkManager", "unmanaged");
+    only(
+        |f| eth(f, "eth1").manager = Manager::NetworkManager,
+        Warn,
+        "vips",
+        "NetworkManager",
+        "reload NetworkManager",
+    );
+    only(
+        |f| f.stop_never = ["diameter.service".to_owned()].into(),
+        Bad,
+        "services",
+        "stop for ever",
+        "TimeoutStopSec=",
+    );
     only(
         |f| eth(f, "eth1").manager = Manager::Networkd { keeps: false, file: "/etc/n/10.network".into() },
         Warn,
