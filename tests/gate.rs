@@ -1,12 +1,14 @@
 //! The gate's programs in the real kernel, on real frames. Needs root.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use dre::logic::time::Moment;
 use dre::shell::bpf::test_run;
 use dre::shell::clock;
 use dre::shell::gate::{Gate, Way};
+use dre::shell::netlink::{Hook, Kernel};
 
 const VIP4: [u8; 4] = [172, 16, 9, 61];
 const OTHER4: [u8; 4] = [172, 16, 9, 100];
@@ -132,4 +134,49 @@ fn a_renewal_is_one_store() {
     }
     println!("renewal: {:.1} ns", clock::now().since(begun).as_nanos() as f64 / 1e6);
     assert_eq!(gate.deadline(), Moment::from_nanos(999_999));
+}
+
+/// In a network of its own: the programs are put on, and put back whatever takes them off; nothing else counts as the gate.
+#[test]
+fn the_programs_are_put_back_and_a_wrong_place_is_no_gate() {
+    let own_network = || {
+        // SAFETY: this thread alone moves to a new network namespace; what it starts goes with it.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "root?");
+        let run = |line: &str| {
+            let mut words = line.split(' ');
+            let done = Command::new(words.next().expect("a program")).args(words).status();
+            assert!(done.expect("runs").success(), "{line}");
+        };
+        run("ip link add d0 type dummy");
+        run("ip link set d0 up");
+        let index = nix::net::if_::if_nametoindex("d0").expect("is there");
+        let mut kernel = Kernel::new().expect("netlink");
+        let earlier = gate();
+        assert_eq!(kernel.hook(index, &earlier.programs()).expect("hooked"), Hook::PutBack);
+        let gate = gate();
+        let programs = gate.programs();
+        let mut hook = |why: &str, expected: Hook| {
+            assert_eq!(kernel.hook(index, &programs).expect(why), expected, "{why}");
+            assert_eq!(kernel.hook(index, &programs).expect(why), Hook::There, "{why}: and again");
+        };
+        hook("an earlier process left its own", Hook::PutBack);
+        run("tc qdisc del dev d0 clsact");
+        hook("the discipline is gone", Hook::PutBack);
+        run("tc filter del dev d0 egress");
+        hook("one way is gone", Hook::PutBack);
+        run("tc qdisc add dev d0 root pfifo");
+        run("tc qdisc del dev d0 root");
+        hook("another's discipline went", Hook::There);
+
+        run("tc qdisc del dev d0 clsact");
+        run("tc qdisc add dev d0 ingress");
+        let error = kernel.hook(index, &programs).expect_err("an ingress discipline has no way out");
+        assert!(error.to_string().contains("clsact"), "{error}");
+        run("tc qdisc del dev d0 ingress");
+        assert_eq!(kernel.hook(index, &programs).expect("hooked"), Hook::PutBack);
+
+        assert!(kernel.unhook(index).expect("off"), "nothing was there");
+        assert!(!kernel.unhook(index).expect("off"), "something was left");
+    };
+    std::thread::spawn(own_network).join().expect("no panic");
 }

@@ -230,7 +230,8 @@ struct Vip {
     wanted: u32,
     held: u32,
     announced: u32,
-    interfaces: BTreeMap<String, bool>,
+    /// Why not, for those that are unfit.
+    interfaces: BTreeMap<String, Option<String>>,
     alarms: BTreeMap<String, String>,
 }
 
@@ -479,6 +480,7 @@ impl Node {
         self.setup = setup;
         self.codec = codec;
         self.next_beat = now;
+        out.push(Action::Order(Order::Adopt { digest: self.setup.digest }));
         self.end_turn(now, out);
     }
 
@@ -533,6 +535,9 @@ impl Node {
                 self.vip = Vip { open, open_until, serial, ..Vip::default() };
                 // A round that was begun with another dre-vip is nobody's.
                 self.evidence.end();
+                if open {
+                    out.push(Action::Order(Order::Adopt { digest: self.setup.digest }));
+                }
             }
             Event::Report(report) => self.report(now, report, out),
             Event::Unit { index, state } => {
@@ -692,8 +697,8 @@ impl Node {
             Report::Vips { wanted, held, announced } => {
                 (self.vip.wanted, self.vip.held, self.vip.announced) = (wanted, held, announced);
             }
-            Report::Interface { name, fit } => {
-                self.vip.interfaces.insert(name, fit);
+            Report::Interface { name, unfit } => {
+                self.vip.interfaces.insert(name, unfit);
             }
             Report::Alarm { name, text: Some(text) } => {
                 self.vip.alarms.insert(name, text);
@@ -947,7 +952,7 @@ impl Node {
     fn impaired(&self, now: Moment) -> bool {
         self.vip.armed.is_none()
             || self.hangs_at().is_some_and(|at| now >= at)
-            || self.vip.interfaces.values().any(|fit| !fit)
+            || self.vip.interfaces.values().any(Option::is_some)
             || self.units.contains(&UnitState::Failed)
             || self.cannot_serve_until().is_some_and(|until| now < until)
     }
@@ -970,9 +975,7 @@ impl Node {
         if self.hangs_at().is_some_and(|at| now >= at) {
             why.push("dre-vip does not answer".into());
         }
-        for (name, _) in self.vip.interfaces.iter().filter(|(_, fit)| !**fit) {
-            why.push(format!("{name} is gone or without carrier"));
-        }
+        why.extend(self.vip.interfaces.values().flatten().cloned());
         for (name, state) in self.setup.services.iter().zip(&self.units) {
             if *state == UnitState::Failed {
                 why.push(format!("{name} failed"));

@@ -18,14 +18,18 @@
 //! kernel falls silent at the deadline by itself. A store that comes late, after a freeze, stores a moment
 //! that has passed: no relative timeout can say that.
 //!
+//! At clsact, not at TCX: that came with Linux 6.6, and a TCX link goes with the process that made it, while these programs must
+//! stay, shut, when dre-vip dies. clsact and bpf classifiers may be modules of the kernel (`config/50-dre-modules.conf`).
+//!
 //! The instructions are written here, not compiled: about fifty of them need no compiler on anybody's machine, and the
 //! kernel's verifier and the tests below read them anyway. Kernel ≥ 5.8 (bpf_ktime_get_boot_ns).
 
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
-use super::bpf::{Instruction, PrefixMap, SharedWord, load_classifier};
+use super::bpf::{Instruction, PrefixMap, SharedWord, load_classifier, program_id};
 use crate::logic::time::Moment;
 
 /// More VIPs than anybody has asked for; the maps allocate as they are filled.
@@ -38,13 +42,42 @@ pub enum Way {
     Out,
 }
 
-/// The maps and programs of one group. Attached by [`super::netlink`].
+/// One program, and the kernel's number for it.
+struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+/// Both programs of a gate, to be attached by [`super::netlink`].
+pub struct Programs {
+    way_in: Program,
+    way_out: Program,
+}
+
+impl Programs {
+    fn of(&self, way: Way) -> &Program {
+        match way {
+            Way::In => &self.way_in,
+            Way::Out => &self.way_out,
+        }
+    }
+
+    pub fn fd(&self, way: Way) -> &OwnedFd {
+        &self.of(way).fd
+    }
+
+    /// What a hook shows that runs it.
+    pub fn id(&self, way: Way) -> u32 {
+        self.of(way).id
+    }
+}
+
+/// The maps and programs of one group.
 pub struct Gate {
     deadline: SharedWord,
     v4: PrefixMap,
     v6: PrefixMap,
-    way_in: OwnedFd,
-    way_out: OwnedFd,
+    programs: Arc<Programs>,
 }
 
 impl Gate {
@@ -56,11 +89,13 @@ impl Gate {
         let v6 = PrefixMap::new("dre_vips6", 16, VIPS_MAX)?;
         let program = |way, name| {
             let code = instructions(way, deadline.fd(), v4.fd(), v6.fd());
-            load_classifier(name, &code)
+            let fd = load_classifier(name, &code)?;
+            let id = program_id(&fd)?;
+            io::Result::Ok(Program { fd, id })
         };
         let way_in = program(Way::In, "dre_gate_in")?;
         let way_out = program(Way::Out, "dre_gate_out")?;
-        Ok(Self { deadline, v4, v6, way_in, way_out })
+        Ok(Self { deadline, v4, v6, programs: Arc::new(Programs { way_in, way_out }) })
     }
 
     pub fn guard(&self, vip: IpAddr) -> io::Result<()> {
@@ -88,10 +123,12 @@ impl Gate {
     }
 
     pub fn program(&self, way: Way) -> &OwnedFd {
-        match way {
-            Way::In => &self.way_in,
-            Way::Out => &self.way_out,
-        }
+        self.programs.fd(way)
+    }
+
+    /// For the thread that attaches them.
+    pub fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&self.programs)
     }
 }
 

@@ -85,9 +85,7 @@ fn main() -> ExitCode {
 type Loaded = Result<(Settings, Option<Codec>, Vec<String>), config::Error>;
 
 fn load() -> Loaded {
-    let settings = config::load()?;
-    let (warnings, verdict) = settings.check_host(&config::host_facts());
-    verdict?;
+    let (settings, warnings) = config::load_here()?;
     let codec = codec(&settings)?;
     Ok((settings, codec, warnings))
 }

@@ -199,7 +199,8 @@ impl Story {
             }
             StreamGone => self.node.handle(now, Event::Stream { open: false }, &mut out),
             Interface(fit) => {
-                report(&mut self.node, Report::Interface { name: "eth1".into(), fit: *fit }, &mut out);
+                let unfit = (!fit).then(|| "eth1 has no carrier".to_owned());
+                report(&mut self.node, Report::Interface { name: "eth1".into(), unfit }, &mut out);
             }
             Unit(state) => self.node.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
             Process(present) => {
@@ -658,6 +659,21 @@ fn a_reload_changes_nothing_but_the_settings() {
     story.node.reload(at(60), faster, Some(codec), &mut out);
     assert_eq!(story.node.role(), Active);
     assert!(!did(&out).contains(&Drop));
+}
+
+/// dre-vip takes up the file that dre-elect runs by, and no other: it is told which, at each beginning and after each change.
+#[test]
+fn dre_vip_is_told_by_which_configuration_dre_elect_runs() {
+    let adopts = |out: &[Action], digest| out.contains(&Action::Order(Order::Adopt { digest: [digest; 32] }));
+    let mut story = active();
+    let mut out = vec![];
+    story.node.handle(at(60), Event::Stream { open: false }, &mut out);
+    assert!(!adopts(&out, 1));
+    story.node.handle(at(61), Event::Stream { open: true }, &mut out);
+    assert!(adopts(&out, 1), "{out:?}");
+    let codec = Codec::new(&[5; 32], "dre", "hadev1", "hadev2");
+    story.node.reload(at(62), Setup { digest: [2; 32], ..setup(true) }, Some(codec), &mut out);
+    assert!(adopts(&out, 2), "{out:?}");
 }
 
 /// Nothing the rules see changes before `next_deadline` unless an event comes: in thousands of states that a random
