@@ -55,10 +55,11 @@ fn gate() -> Gate {
 fn frames() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
     vec![
         ("ARP request for the VIP", arp(1, OTHER4, VIP4), true, false),
-        ("ARP probe for the VIP", arp(1, [0; 4], VIP4), true, false),
+        // Another's probes and announcements are for dre-vip to see.
+        ("ARP probe for the VIP", arp(1, [0; 4], VIP4), false, false),
         ("ARP reply from the VIP", arp(2, VIP4, OTHER4), false, true),
         ("ARP request from the VIP", arp(1, VIP4, OTHER4), false, true),
-        ("gratuitous ARP of the VIP", arp(1, VIP4, VIP4), true, true),
+        ("gratuitous ARP of the VIP", arp(1, VIP4, VIP4), false, true),
         ("ARP between others", arp(1, OTHER4, OTHER4), false, false),
         ("IPv4 to the VIP", ipv4(OTHER4, VIP4), true, false),
         ("IPv4 from the VIP", ipv4(VIP4, OTHER4), false, true),
@@ -67,7 +68,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
         ("IPv6 from the VIP", ipv6(6, VIP6, OTHER6, &[0; 24]), false, true),
         ("IPv6 between others", ipv6(6, OTHER6, OTHER6, &[0; 24]), false, false),
         ("solicitation for the VIP", nd(135, OTHER6, ALL_NODES, VIP6), true, false),
-        ("probe (DAD form) for the VIP", nd(135, [0; 16], ALL_NODES, VIP6), true, false),
+        ("probe (DAD form) for the VIP", nd(135, [0; 16], ALL_NODES, VIP6), false, false),
+        ("a probe sent to the VIP itself", nd(135, [0; 16], VIP6, VIP6), true, false),
         ("advertisement of the VIP", nd(136, OTHER6, ALL_NODES, VIP6), false, true),
         ("advertisement of another", nd(136, OTHER6, ALL_NODES, OTHER6), false, false),
         ("a frame cut short", ethernet([8, 6], &[0; 4])[..20].to_vec(), false, false),

@@ -312,3 +312,54 @@ fn both_daemons_take_up_a_file_or_neither() -> Result<()> {
     ensure!(pair.active()?.name == active.name, "the role moved");
     pair.audit()
 }
+
+/// Two that find the wire quiet at the same moment, without a word from each other: the one that is not first defers to the
+/// other's probes, or both would claim within a millisecond.
+#[test]
+fn of_two_that_probe_at_once_one_defers() -> Result<()> {
+    let pair = fast()?;
+    pair.lab.cut_links(&pair.lab.hadev1, true)?;
+    for round in 0..6 {
+        for node in pair.lab.nodes() {
+            node.run(&["systemctl", "stop", "dre"])?;
+        }
+        pair.lab.outside("stranger", &["ip", "addr", "add", "172.16.9.61/24", "dev", "eth1"])?;
+        for node in pair.lab.nodes() {
+            node.run(&["systemctl", "start", "dre"])?;
+            alarm(node, "PeerStillServes", Duration::from_secs(10))?;
+        }
+        // What both waited for ends for both at once.
+        let seen = pair.judged(ms(800), || {
+            pair.lab.outside("stranger", &["ip", "addr", "del", "172.16.9.61/24", "dev", "eth1"]).map(drop)
+        })?;
+        let words: Vec<String> =
+            pair.lab.nodes().into_iter().map(|n| status(n).unwrap_or_default()).collect();
+        ensure!(
+            words[0].starts_with("ACTIVE") && words[1].starts_with("STANDBY"),
+            "round {round}: {words:?}: {}\n{}",
+            seen.summary(),
+            pair.journals()
+        );
+    }
+    Ok(())
+}
+
+/// The one that goes first may not claim, cut off from the arbitrator: the other does not wait for its probes to end for ever.
+#[test]
+fn nobody_defers_to_a_node_that_may_not_claim() -> Result<()> {
+    let pair = fast()?;
+    let (first, other) = (&pair.lab.hadev1, &pair.lab.hadev2);
+    if pair.active()?.name != first.name {
+        other.run(&["drectl", "switchover"])?;
+        pair.settled(SOON)?;
+    }
+    let seen = pair.judged(ms(1500), || {
+        pair.lab.net.silent(first.name, "eth0", true)?;
+        pair.lab.cut_links(first, true)
+    })?;
+    println!("FIGURE links and arbitrator cut at the first: outage {:.1} ms", outage_ms(&seen));
+    ensure!(seen.holder().is_some_and(|t| t.who() == other.name), "{}\n{}", seen.summary(), pair.journals());
+    ensure!(outage_ms(&seen) < 620.0, "4 D + 500 ms: {}", seen.summary());
+    pair.lab.net.silent(first.name, "eth0", false)?;
+    heals(&pair)
+}

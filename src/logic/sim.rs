@@ -1041,9 +1041,11 @@ mod tests {
             Planted::NoPromise,
             Planted::GateReopens,
         ] {
-            let (wrong, ..) = campaign(Profile { planted, ..DEFAULT }, 60);
-            println!("{planted:?}: {} stories went wrong", wrong.len());
-            assert!(!wrong.is_empty(), "{planted:?} was not noticed");
+            // Some need a rare meeting of faults (one story in a hundred): told until one goes wrong.
+            let profile = Profile { planted, ..DEFAULT };
+            let caught = seeds(800).find(|seed| World::new(*seed, profile).story(40 * SECOND).is_some());
+            println!("{planted:?}: the story of seed {caught:?} went wrong");
+            assert!(caught.is_some(), "{planted:?} was not noticed");
         }
     }
 }

@@ -4,15 +4,19 @@
 //!
 //! ```text
 //!             way in                                way out
-//!  ARP        target address is a VIP               sender address is a VIP
+//!  ARP        question for a VIP                    sender address is a VIP
 //!  IPv4/IPv6  destination is a VIP                  source is a VIP
-//!  ND         solicitation for a VIP                advertisement of a VIP
+//!  ND         question for a VIP                    advertisement of a VIP
 //!                 └── boot clock < deadline? pass : drop ──┘          anything else: pass
 //! ```
 //!
 //! Both directions, because a frozen node's kernel still retransmits, and asks by ARP with the VIP as sender,
 //! which would poison caches. The other two combinations pass, so that this node reaches a VIP its peer
 //! holds, and so that probes (sender 0.0.0.0 or ::) go out while the gate is shut.
+//!
+//! Another's probes and announcements (sender and target the same) come in too, or dre-vip could not see them: a packet socket
+//! hears what the way in lets through. Two nodes that probe at once must know of each other, and whatever a kernel that
+//! still has the address says to them does not get out.
 //!
 //! Renewed by one store of an absolute deadline into a mapped array. All processes frozen, killed or starved: the
 //! kernel falls silent at the deadline by itself. A store that comes late, after a freeze, stores a moment
@@ -190,6 +194,9 @@ impl Assembler {
     fn load8(&mut self, dst: u8, src: u8, offset: i16) {
         self.push(0x71, dst, src, offset, 0);
     }
+    fn or(&mut self, dst: u8, src: u8) {
+        self.push(0x4f, dst, src, 0, 0);
+    }
     fn load64(&mut self, dst: u8, src: u8, offset: i16) {
         self.push(0x79, dst, src, offset, 0);
     }
@@ -212,6 +219,10 @@ impl Assembler {
     fn jump_eq(&mut self, dst: u8, value: i32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
         self.push(0x15, dst, 0, 0, value);
+    }
+    fn jump_eq_to(&mut self, dst: u8, src: u8, to: &'static str) {
+        self.jumps.push((self.code.len(), to));
+        self.push(0x1d, dst, src, 0, 0);
     }
     fn jump_ne(&mut self, dst: u8, value: i32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
@@ -269,6 +280,7 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     // Keys on the stack: prefix length, then the address.
     let (key4, key6): (i16, i16) = (-8, -32);
     let word: i16 = -40;
+    let source: i16 = -56;
     let mut a = Assembler::default();
     a.copy(R6, R1);
     a.load32(R7, R6, SKB_PROTOCOL);
@@ -277,6 +289,13 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     a.jump_ne(R7, ether_type(0x0806), "pass");
 
     a.frame_to_stack(arp_address, key4 + 4, 4);
+    if way == Way::In {
+        a.frame_to_stack(28, word, 4);
+        a.load32(R7, R10, word);
+        a.jump_eq(R7, 0, "pass");
+        a.load32(R1, R10, key4 + 4);
+        a.jump_eq_to(R7, R1, "pass");
+    }
     a.jump("vip4");
 
     a.label("ipv4");
@@ -297,6 +316,13 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     a.frame_to_stack(54, word, 1);
     a.load8(R7, R10, word);
     a.jump_ne(R7, nd_type, "pass");
+    if way == Way::In {
+        a.frame_to_stack(22, source, 16);
+        a.load64(R7, R10, source);
+        a.load64(R1, R10, source + 8);
+        a.or(R7, R1);
+        a.jump_eq(R7, 0, "pass");
+    }
     a.frame_to_stack(62, key6 + 4, 16);
     a.look_up(v6, key6, "vip");
     a.jump("pass");

@@ -518,7 +518,8 @@ fn an_unfit_standby_does_not_claim() {
         ( 700, peer(Active), Standby, &[]),
         ( 900, peer(Active), Standby, &[]),
         (1000, peer(Active), Standby, &[]),
-        (1250, Nothing,      Standby, &[Probe, Ping]),
+        // Nor does it probe: the other node may defer to its probes.
+        (1250, Nothing,      Standby, &[Ping]),
         (1490, Probes,       Standby, &[]),
         (1499, Pong(1),      Standby, &[]),
         (1500, Nothing,      Standby, &[]),
@@ -526,6 +527,27 @@ fn an_unfit_standby_does_not_claim() {
         // Repaired, but not proven yet.
         (1510, Interface(true), Standby, &[]),
         (1520, Probes,       Standby, &[]),
+        (2509, Nothing,      Standby, &[]),
+        (2510, Nothing,      Standby, &[Probe, Ping]),
+    ]);
+}
+
+/// Nothing could be claimed without its word, and the other node may defer to this one's probes: they end, and begin again with
+/// the first answer.
+#[test]
+#[rustfmt::skip]
+fn a_standby_whom_no_arbitrator_answers_does_not_probe() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1001, Pong(1),      Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1313, Nothing,      Standby, &[Ping]),
+        (1376, Nothing,      Standby, &[Ping]),
+        (1439, Nothing,      Standby, &[Ping]),
+        (1440, Nothing,      Standby, &[ProbeEnd]),
+        (1502, Nothing,      Standby, &[Ping]),
+        (1503, Pong(1),      Standby, &[Probe, Ping]),
     ]);
 }
 
