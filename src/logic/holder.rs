@@ -35,6 +35,9 @@ const REFUSED_MAX: Duration = Duration::from_secs(2);
 /// How long an interface stays unfit after its node let go with such a VIP: nothing tells a standby that the cause is gone,
 /// and two nodes that both cannot hold it must not pass the role to and fro.
 const REFUSED_LASTS: Duration = Duration::from_secs(30);
+/// The gate is put on an interface that came within a moment. Until then no VIP is brought up there, and nothing is said against it:
+/// a new interface in the configuration is no reason to move the role.
+const HOOK_WITHIN: Duration = Duration::from_secs(1);
 /// dre-elect takes a new file up within moments of dre-vip, or refuses it.
 const ADOPT_WITHIN: Duration = Duration::from_secs(1);
 /// Longest text of an alarm, bytes: it must fit into a message of the stream.
@@ -74,8 +77,8 @@ pub enum Act {
 /// The gate's programs on an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Hooked {
-    /// Not looked at since the interface is there.
-    Unknown,
+    /// Not looked at since the interface is there; and by when it should be.
+    Unknown(Option<Moment>),
     Yes,
     /// Or a VIP there that the gate does not know. Why.
     No(String),
@@ -94,8 +97,15 @@ struct Interface {
 
 impl Interface {
     fn new(name: String, kind: GateKind) -> Self {
-        let gate = if kind == GateKind::Lifetimes { Hooked::Yes } else { Hooked::Unknown };
+        let gate = if kind == GateKind::Lifetimes { Hooked::Yes } else { Hooked::Unknown(None) };
         Self { name, there: false, carrier: false, gate, deaf: None }
+    }
+
+    fn come(&mut self, now: Moment, carrier: bool) {
+        (self.there, self.carrier) = (true, carrier);
+        if self.gate == Hooked::Unknown(None) {
+            self.gate = Hooked::Unknown(Some(now + HOOK_WITHIN));
+        }
     }
 
     /// VIPs may be brought up here.
@@ -442,7 +452,7 @@ impl Holder {
 
     /// An interface is there, with or without carrier.
     pub fn interface(&mut self, now: Moment, on: u32, carrier: bool, out: &mut Vec<Act>) {
-        self.port(now, on, out, |interface| (interface.there, interface.carrier) = (true, carrier));
+        self.port(now, on, out, |interface| interface.come(now, carrier));
     }
 
     /// What the kernel has of the gate on an interface: the programs are there, for each VIP that it may carry; `put_back`: they
@@ -584,8 +594,16 @@ impl Holder {
         self.alarm("ConfigRejected", Some(text), out);
     }
 
-    /// A new configuration; VIPs that stay keep what they are. `from[n]` = the old number of new VIP n.
-    pub fn reload(&mut self, now: Moment, layout: Layout, from: &[Option<u32>], out: &mut Vec<Act>) {
+    /// A new configuration; VIPs that stay keep what they are. `from[n]` = the old number of new VIP n; `carrier`: whether an
+    /// interface that is new here is there, and has one.
+    pub fn reload(
+        &mut self,
+        now: Moment,
+        layout: Layout,
+        from: &[Option<u32>],
+        carrier: impl Fn(&str) -> Option<bool>,
+        out: &mut Vec<Act>,
+    ) {
         self.digest = layout.digest;
         self.offered = None;
         self.late = false;
@@ -594,8 +612,14 @@ impl Holder {
         let known = |name: &String| old.iter().find(|i| i.name == *name).cloned();
         let kind = self.kind;
         let interfaces = layout.interfaces.into_iter();
-        self.interfaces =
-            interfaces.map(|name| known(&name).unwrap_or_else(|| Interface::new(name, kind))).collect();
+        let new = |name: String| {
+            let mut new = Interface::new(name, kind);
+            if let Some(carrier) = carrier(&new.name) {
+                new.come(now, carrier);
+            }
+            new
+        };
+        self.interfaces = interfaces.map(|name| known(&name).unwrap_or_else(|| new(name))).collect();
         let old = std::mem::take(&mut self.vips);
         let before = |n: usize| from.get(n).copied().flatten().and_then(|n| old.get(n as usize));
         let vips = layout.vips.into_iter().enumerate();
@@ -657,6 +681,11 @@ impl Holder {
             self.mended = None;
         }
         self.late |= self.offered.is_some_and(|(_, by)| now >= by);
+        for interface in &mut self.interfaces {
+            if matches!(interface.gate, Hooked::Unknown(Some(by)) if now >= by) {
+                interface.gate = Hooked::No("the kernel does not answer".into());
+            }
+        }
         self.refused.retain(|_, refused| refused.until.is_none_or(|until| now < until));
         for refused in self.refused.values_mut() {
             refused.long |= now >= refused.since + REFUSED_MAX;
@@ -680,7 +709,11 @@ impl Holder {
             let long = (!refused.long).then(|| refused.since + REFUSED_MAX);
             [again, long, refused.until].into_iter().flatten().min()
         });
-        [foreign, mended, offered].into_iter().flatten().chain(refused).min()
+        let hooks = self.interfaces.iter().filter_map(|interface| match interface.gate {
+            Hooked::Unknown(by) => by,
+            _ => None,
+        });
+        [foreign, mended, offered].into_iter().flatten().chain(hooks).chain(refused).min()
     }
 
     fn choose_sample(&mut self) -> Vec<u32> {
@@ -736,7 +769,7 @@ impl Holder {
         if !interface.carrier {
             return Some(format!("{name} has no carrier"));
         }
-        if interface.gate != Hooked::Yes {
+        if matches!(interface.gate, Hooked::No(_)) {
             return Some(format!("the gate is not on {name}"));
         }
         if interface.deaf.is_some() {
@@ -1115,6 +1148,25 @@ mod tests {
         assert_eq!(alarms(&out), [("GateMissing".into(), None)].into());
     }
 
+    /// A reload that names another interface moves no role; a kernel that does not answer does, in the end.
+    #[test]
+    fn an_interface_that_is_new_is_not_unfit_before_the_gate_could_be_put_on() {
+        let mut h = holding_until(at(100_000));
+        let mut out = vec![];
+        h.reload(at(2), layout(2, &[0, 0, 1]), &[Some(0), Some(1), None], |_| Some(true), &mut out);
+        h.interface(at(2), 1, true, &mut out);
+        assert!(!out.contains(&Act::Add(2)), "before the gate: {out:?}");
+        let unfit = |act: &&Act| matches!(act, Act::Report(Report::Interface { unfit: Some(_), .. }));
+        assert_eq!((told(&out, "eth2"), out.iter().find(unfit)), (Some(None), None));
+        let mut late = h.clone();
+        h.gate(at(3), 1, Ok(true), &mut out);
+        assert!(out.contains(&Act::Add(2)));
+        out.clear();
+        late.due(at(2) + HOOK_WITHIN, &mut out);
+        assert_eq!(told(&out, "eth2"), Some(Some("the gate is not on eth2".into())));
+        assert!(alarms(&out)["GateMissing"].is_some());
+    }
+
     #[test]
     fn a_gate_taken_off_by_another_hand_is_an_alarm_for_a_while() {
         let mut h = holding_until(at(200_000));
@@ -1221,7 +1273,7 @@ mod tests {
         // The first VIP left, a third came.
         let mut new = layout(2, &[0, 0]);
         new.vips = vec![new.vips[1], (IpAddr::from([172, 16, 9, 3]), 0)];
-        h.reload(at(5), new, &[Some(1), None], &mut out);
+        h.reload(at(5), new, &[Some(1), None], |_| None, &mut out);
         assert!(!out.iter().any(|a| matches!(a, Act::Gate(_))), "a reload touched the gate: {out:?}");
         assert!(out.contains(&Act::Add(1)) && !out.contains(&Act::Add(0)), "{out:?}");
     }
@@ -1233,7 +1285,7 @@ mod tests {
         h.interface(at(1), 1, false, &mut out);
         assert_eq!(told(&out, "eth2"), Some(Some("eth2 has no carrier".into())));
         out.clear();
-        h.reload(at(2), layout(2, &[0]), &[Some(0)], &mut out);
+        h.reload(at(2), layout(2, &[0]), &[Some(0)], |_| None, &mut out);
         assert_eq!(told(&out, "eth2"), Some(None));
     }
 
@@ -1252,7 +1304,7 @@ mod tests {
         h.order(at(5000), &Order::Adopt { digest: [2; 32] }, &mut out);
         assert!(adopts(&out));
         out.clear();
-        h.reload(at(5000), layout(2, &[0, 0]), &[Some(0), Some(1)], &mut out);
+        h.reload(at(5000), layout(2, &[0, 0]), &[Some(0), Some(1)], |_| None, &mut out);
         assert!(alarms(&out)["ConfigRejected"].is_none());
         // dre-elect was first.
         h.order(at(6000), &Order::Adopt { digest: [3; 32] }, &mut out);
@@ -1285,7 +1337,7 @@ mod tests {
         h.offer(at(3), [1; 32], &mut out);
         h.order(at(3), &Order::Adopt { digest: [1; 32] }, &mut out);
         assert_eq!(out, [Act::Adopt]);
-        h.reload(at(3), layout(1, &[0, 0]), &[Some(0), Some(1)], &mut out);
+        h.reload(at(3), layout(1, &[0, 0]), &[Some(0), Some(1)], |_| None, &mut out);
         assert_eq!(alarms(&out), [("ConfigRejected".into(), None)].into());
     }
 

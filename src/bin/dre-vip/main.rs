@@ -598,7 +598,8 @@ impl Service {
         self.settings = settings;
         self.names = names;
         self.index_vips();
-        self.holder.reload(now, layout, &from, &mut self.acts);
+        let carrier = |name: &str| self.interfaces.get(name).map(|interface| interface.carrier);
+        self.holder.reload(now, layout, &from, carrier, &mut self.acts);
         for name in fresh {
             // Known as an interface, not as one of ours.
             if let Some(interface) = self.interfaces.remove(&name) {
