@@ -32,6 +32,7 @@ install: build
 	$(INSTALL) -m 0644 sysusers/dre.conf $(LIB)/sysusers.d/dre.conf
 	$(INSTALL) -m 0644 tmpfiles/dre.conf $(LIB)/tmpfiles.d/dre.conf
 	$(INSTALL) -m 0644 config/50-dre-sysctl.conf $(LIB)/sysctl.d/50-dre.conf
+	$(INSTALL) -m 0644 config/50-dre-modules.conf $(LIB)/modules-load.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre-networkd.conf $(LIB)/systemd/networkd.conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
@@ -62,7 +63,7 @@ test: prepare check test-lab test-vm
 test-lab:
 	$(CARGO) build --locked --bins --example demo
 	$(CARGO) test --locked --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test steady --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test steady --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare

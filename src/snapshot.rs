@@ -91,7 +91,8 @@ pub struct Vips {
     pub wanted: u32,
     pub held: u32,
     pub announced: u32,
-    /// `open` | `shut` | `lifetimes-open` | `lifetimes-shut` (the kernel refused BPF) | `absent` (no dre-vip)
+    /// `open` | `shut` | `lifetimes-open` | `lifetimes-shut` (the kernel refused BPF) | `unguarded-open` | `unguarded-shut` (an
+    /// interface is without the gate's programs: alarm GateMissing) | `absent` (no dre-vip)
     pub gate: String,
 }
 

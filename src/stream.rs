@@ -33,12 +33,15 @@ pub enum Order {
     Probe { every_us: u32, round: u64, defer: bool },
     /// Announce every held VIP again, from the first round on (after two were active).
     Announce,
+    /// dre-elect runs by the configuration with this digest. One that dre-vip has read anew is taken up with this word and not
+    /// before. Sent at the start of a stream and after each reload.
+    Adopt { digest: [u8; 32] },
 }
 
 /// dre-vip to dre-elect.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Report {
-    /// First message on a stream, and again after each reload: the gate is there (and shut, at the
+    /// First message on a stream, and again after each reload and when the kind changes: the gate is there (and shut, at the
     /// start of a stream); `digest` is that of the configuration dre-vip runs with.
     Armed { gate: GateKind, digest: [u8; 32] },
     /// An [`Order::Hold`] was carried out: the deadline is in the kernel's map. Silence here means that
@@ -48,14 +51,14 @@ pub enum Report {
     Shut { serial: u64 },
     /// The gate is open and the addresses usable; announcing has begun. `at` = when the gate opened.
     Open { term: u64, at: Moment },
-    /// A probe of every probed VIP went out at `at`.
+    /// At `at` a probe had really gone out on every interface with VIPs.
     Probed { round: u64, at: Moment },
     /// A foreign MAC answers for (or announces) the VIP with this index in the configuration.
     Foreign { round: u64, at: Moment, vip: u32, mac: [u8; 6] },
     /// How many VIPs are wanted, on the interfaces, announced. Sent when one of them changes.
     Vips { wanted: u32, held: u32, announced: u32 },
-    /// A service interface changed. `fit` is false without carrier or without the interface.
-    Interface { name: String, fit: bool },
+    /// A service interface changed. `unfit`: why VIPs cannot be served there, `None` = they can.
+    Interface { name: String, unfit: Option<String> },
     /// Something an operator must see; `None` clears the alarm of that name.
     Alarm { name: String, text: Option<String> },
 }
@@ -67,6 +70,8 @@ pub enum GateKind {
     Bpf,
     /// The kernel refused BPF: addresses with lifetimes of whole seconds.
     Lifetimes,
+    /// The kernel takes the programs, but an interface is without them, or a VIP unknown to them.
+    Unguarded,
 }
 
 /// Writes a message into `buffer`; the part that was used comes back.

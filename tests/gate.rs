@@ -1,12 +1,14 @@
 //! The gate's programs in the real kernel, on real frames. Needs root.
 
 use std::net::IpAddr;
+use std::process::Command;
 use std::time::Duration;
 
 use dre::logic::time::Moment;
 use dre::shell::bpf::test_run;
 use dre::shell::clock;
 use dre::shell::gate::{Gate, Way};
+use dre::shell::netlink::{Hook, Kernel};
 
 const VIP4: [u8; 4] = [172, 16, 9, 61];
 const OTHER4: [u8; 4] = [172, 16, 9, 100];
@@ -53,10 +55,11 @@ fn gate() -> Gate {
 fn frames() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
     vec![
         ("ARP request for the VIP", arp(1, OTHER4, VIP4), true, false),
-        ("ARP probe for the VIP", arp(1, [0; 4], VIP4), true, false),
+        // Another's probes and announcements are for dre-vip to see.
+        ("ARP probe for the VIP", arp(1, [0; 4], VIP4), false, false),
         ("ARP reply from the VIP", arp(2, VIP4, OTHER4), false, true),
         ("ARP request from the VIP", arp(1, VIP4, OTHER4), false, true),
-        ("gratuitous ARP of the VIP", arp(1, VIP4, VIP4), true, true),
+        ("gratuitous ARP of the VIP", arp(1, VIP4, VIP4), false, true),
         ("ARP between others", arp(1, OTHER4, OTHER4), false, false),
         ("IPv4 to the VIP", ipv4(OTHER4, VIP4), true, false),
         ("IPv4 from the VIP", ipv4(VIP4, OTHER4), false, true),
@@ -65,7 +68,8 @@ fn frames() -> Vec<(&'static str, Vec<u8>, bool, bool)> {
         ("IPv6 from the VIP", ipv6(6, VIP6, OTHER6, &[0; 24]), false, true),
         ("IPv6 between others", ipv6(6, OTHER6, OTHER6, &[0; 24]), false, false),
         ("solicitation for the VIP", nd(135, OTHER6, ALL_NODES, VIP6), true, false),
-        ("probe (DAD form) for the VIP", nd(135, [0; 16], ALL_NODES, VIP6), true, false),
+        ("probe (DAD form) for the VIP", nd(135, [0; 16], ALL_NODES, VIP6), false, false),
+        ("a probe sent to the VIP itself", nd(135, [0; 16], VIP6, VIP6), true, false),
         ("advertisement of the VIP", nd(136, OTHER6, ALL_NODES, VIP6), false, true),
         ("advertisement of another", nd(136, OTHER6, ALL_NODES, OTHER6), false, false),
         ("a frame cut short", ethernet([8, 6], &[0; 4])[..20].to_vec(), false, false),
@@ -132,4 +136,49 @@ fn a_renewal_is_one_store() {
     }
     println!("renewal: {:.1} ns", clock::now().since(begun).as_nanos() as f64 / 1e6);
     assert_eq!(gate.deadline(), Moment::from_nanos(999_999));
+}
+
+/// In a network of its own: the programs are put on, and put back whatever takes them off; nothing else counts as the gate.
+#[test]
+fn the_programs_are_put_back_and_a_wrong_place_is_no_gate() {
+    let own_network = || {
+        // SAFETY: this thread alone moves to a new network namespace; what it starts goes with it.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "root?");
+        let run = |line: &str| {
+            let mut words = line.split(' ');
+            let done = Command::new(words.next().expect("a program")).args(words).status();
+            assert!(done.expect("runs").success(), "{line}");
+        };
+        run("ip link add d0 type dummy");
+        run("ip link set d0 up");
+        let index = nix::net::if_::if_nametoindex("d0").expect("is there");
+        let mut kernel = Kernel::new().expect("netlink");
+        let earlier = gate();
+        assert_eq!(kernel.hook(index, &earlier.programs()).expect("hooked"), Hook::PutBack);
+        let gate = gate();
+        let programs = gate.programs();
+        let mut hook = |why: &str, expected: Hook| {
+            assert_eq!(kernel.hook(index, &programs).expect(why), expected, "{why}");
+            assert_eq!(kernel.hook(index, &programs).expect(why), Hook::There, "{why}: and again");
+        };
+        hook("an earlier process left its own", Hook::PutBack);
+        run("tc qdisc del dev d0 clsact");
+        hook("the discipline is gone", Hook::PutBack);
+        run("tc filter del dev d0 egress");
+        hook("one way is gone", Hook::PutBack);
+        run("tc qdisc add dev d0 root pfifo");
+        run("tc qdisc del dev d0 root");
+        hook("another's discipline went", Hook::There);
+
+        run("tc qdisc del dev d0 clsact");
+        run("tc qdisc add dev d0 ingress");
+        let error = kernel.hook(index, &programs).expect_err("an ingress discipline has no way out");
+        assert!(error.to_string().contains("clsact"), "{error}");
+        run("tc qdisc del dev d0 ingress");
+        assert_eq!(kernel.hook(index, &programs).expect("hooked"), Hook::PutBack);
+
+        assert!(kernel.unhook(index).expect("off"), "nothing was there");
+        assert!(!kernel.unhook(index).expect("off"), "something was left");
+    };
+    std::thread::spawn(own_network).join().expect("no panic");
 }

@@ -156,7 +156,16 @@ pub fn load() -> Result<Settings, Error> {
     load_file(None)
 }
 
-/// The same for a file named by hand.
+/// The same, and what this machine says to it. Both daemons decide by it, at the start and at a reload: what one refuses the other
+/// does not take up.
+pub fn load_here() -> Result<(Settings, HostFindings), Error> {
+    let settings = load()?;
+    let host = settings.check_host(&host_facts());
+    host.lasting()?;
+    Ok((settings, host))
+}
+
+/// The same as [`load`] for a file named by hand.
 pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
     let file = file.map_or_else(|| locate(&group(), environment::get), Path::to_path_buf);
     let sources = read_sources(&file)?;

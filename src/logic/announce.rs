@@ -26,7 +26,7 @@ const BATCH: usize = 1_000;
 const BETWEEN: Duration = Duration::from_millis(10);
 
 /// The planner.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Announcer {
     /// (when its next batch is due, VIPs still to come).
     rounds: VecDeque<(Moment, VecDeque<u32>)>,
@@ -84,7 +84,9 @@ impl Announcer {
     /// The interface could not take these.
     pub fn again(&mut self, now: Moment, vips: Vec<u32>) {
         if !vips.is_empty() {
-            self.rounds.push_front((now + BETWEEN, vips.into()));
+            let due = now + BETWEEN;
+            let place = self.rounds.partition_point(|(at, _)| *at <= due);
+            self.rounds.insert(place, (due, vips.into()));
         }
     }
 }
@@ -127,7 +129,11 @@ mod tests {
         a.again(at(0), batch);
         assert_eq!(a.take(at(10)), [0, 1]);
         a.forget(0);
+        // Neither the round that was due before it was held back by it.
+        assert_eq!(a.next_due(), Some(at(50)));
         assert_eq!(a.take(at(50)), [1]);
+        a.again(at(245), vec![1]);
+        assert_eq!(a.next_due(), Some(at(250)));
         a.end();
         assert_eq!(a.next_due(), None);
     }

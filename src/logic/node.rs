@@ -47,6 +47,10 @@ const HOUSEKEEPING: Duration = Duration::from_millis(200);
 const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 /// How long a node counts as unfit after systemd could not bring its active target up.
 const UNREACHED_LASTS: Duration = Duration::from_secs(30);
+/// More pings than this without an answer, and no evidence is gathered until an arbitrator is heard again: nothing could be claimed.
+/// One may be lost, one under way; while it matters they go out so fast that an isolated node has stopped probing when the other
+/// begins to look for silence.
+const UNANSWERED_MAX: u32 = 3;
 /// Evidence is gathered at full pace for this many D; after that a node that may not claim probes slower.
 const EVIDENCE_FAST: u32 = 4;
 
@@ -271,7 +275,8 @@ struct Vip {
     wanted: u32,
     held: u32,
     announced: u32,
-    interfaces: BTreeMap<String, bool>,
+    /// Why not, for those that are unfit.
+    interfaces: BTreeMap<String, Option<String>>,
     alarms: BTreeMap<String, String>,
 }
 
@@ -343,6 +348,8 @@ pub struct Node {
     wall_ms: i64,
 
     arbitrators: Vec<(Option<Moment>, Duration)>,
+    /// Pings that went out since an arbitrator answered.
+    unanswered: u32,
     own_shut_at: Option<Moment>,
     takeover: Option<Takeover>,
     takeover_rule: Rule,
@@ -424,6 +431,7 @@ impl Node {
             late: false,
             wall_ms: 0,
             arbitrators: vec![(None, Duration::ZERO); setup.arbitrators.len()],
+            unanswered: 0,
             own_shut_at: None,
             takeover: None,
             takeover_rule: Rule::Started,
@@ -532,6 +540,7 @@ impl Node {
         self.setup = setup;
         self.codec = codec;
         self.next_beat = now;
+        out.push(Action::Order(Order::Adopt { digest: self.setup.digest }));
         if self.hears_peer(now) || !self.liveness.ever() {
             self.order();
         }
@@ -565,6 +574,7 @@ impl Node {
                         self.votes.answered(sent);
                     }
                     self.evidence.answered(sent);
+                    self.unanswered = 0;
                 }
             }
             Event::PeerProcess { present } => {
@@ -591,6 +601,9 @@ impl Node {
                 self.vip = Vip { open, open_until, serial, ..Vip::default() };
                 // A round that was begun with another dre-vip is nobody's.
                 self.evidence.end();
+                if open {
+                    out.push(Action::Order(Order::Adopt { digest: self.setup.digest }));
+                }
             }
             Event::Report(report) => self.report(now, report, out),
             Event::Unit { index, state } => {
@@ -780,8 +793,8 @@ impl Node {
             Report::Vips { wanted, held, announced } => {
                 (self.vip.wanted, self.vip.held, self.vip.announced) = (wanted, held, announced);
             }
-            Report::Interface { name, fit } => {
-                self.vip.interfaces.insert(name, fit);
+            Report::Interface { name, unfit } => {
+                self.vip.interfaces.insert(name, unfit);
             }
             Report::Alarm { name, text: Some(text) } => {
                 self.vip.alarms.insert(name, text);
@@ -1070,7 +1083,7 @@ impl Node {
     fn impaired(&self, now: Moment) -> bool {
         self.vip.armed.is_none()
             || self.hangs_at().is_some_and(|at| now >= at)
-            || self.vip.interfaces.values().any(|fit| !fit)
+            || self.vip.interfaces.values().any(Option::is_some)
             || self.of_active().any(|(_, unit)| unit.state == UnitState::Failed)
             || self.cannot_serve_until().is_some_and(|until| now < until)
     }
@@ -1093,9 +1106,7 @@ impl Node {
         if self.hangs_at().is_some_and(|at| now >= at) {
             why.push("dre-vip does not answer".into());
         }
-        for (name, _) in self.vip.interfaces.iter().filter(|(_, fit)| !**fit) {
-            why.push(format!("{name} is gone or without carrier"));
-        }
+        why.extend(self.vip.interfaces.values().flatten().cloned());
         for (name, unit) in self.of_active() {
             if unit.state == UnitState::Failed {
                 why.push(format!("{name} failed"));
@@ -1231,11 +1242,18 @@ impl Node {
         may.then(|| since + FAILBACK_AFTER)
     }
 
-    /// Evidence is gathered while a standby hears nothing fresh for D/2, or its peer's process is gone, and no longer.
-    fn watch_evidence(&mut self, now: Moment, out: &mut Vec<Action>) {
+    /// A standby hears nothing fresh for D/2, or its peer's process is gone.
+    fn suspects(&self, now: Moment) -> bool {
         let suspect = self.peer_gone || self.liveness.heard(now) != Heard::Heard;
-        let silent = suspect && now >= self.listens_until();
-        let wanted = self.role == Role::Standby && silent && !self.stopping && self.vip.armed.is_some();
+        self.role == Role::Standby && suspect && now >= self.listens_until() && !self.stopping
+    }
+
+    /// Evidence is gathered while a standby suspects its peer, and could claim: the other node may be probing at the same time and
+    /// defer to this one's probes.
+    fn watch_evidence(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let asks = !self.setup.arbitrators.is_empty() && !self.peer_is_given();
+        let isolated = asks && self.unanswered > UNANSWERED_MAX;
+        let wanted = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
         match (wanted, self.evidence.running()) {
             (true, None) => {
                 let period = self.probe_period(true);
@@ -1390,6 +1408,7 @@ impl Node {
         if !self.setup.arbitrators.is_empty() && now >= self.last_ping + self.ping_period(now) {
             out.push(Action::Ping);
             self.last_ping = now;
+            self.unanswered = self.unanswered.saturating_add(1);
         }
         if now >= self.next_housekeeping {
             self.next_housekeeping = now + HOUSEKEEPING;
@@ -1408,7 +1427,7 @@ impl Node {
     /// Often while it matters: a standby that gathers evidence, an active whose peer does not acknowledge.
     fn ping_period(&self, now: Moment) -> Duration {
         let urgent = match self.role {
-            Role::Standby => self.evidence.running().is_some(),
+            Role::Standby => self.suspects(now),
             Role::Claiming => true,
             Role::Active => self.peer_gone || self.alone_at() <= now,
             Role::Releasing => false,

@@ -535,6 +535,8 @@ impl World {
                         self.at(when, Happening::Pong { node, incarnation, sent });
                     }
                 }
+                // The files are the same on all sides here.
+                Action::Order(Order::Adopt { .. }) => {}
                 Action::Order(order) => {
                     let stream = self.machines[node].stream;
                     let when = self.in_order(node, 0);
@@ -617,6 +619,7 @@ impl World {
                     }
                 }
                 Order::Announce => {}
+                Order::Adopt { .. } => unreachable!("is not sent here"),
             }
         }
     }
@@ -890,7 +893,8 @@ impl World {
                 if self.vip_runs(node) && self.machines[node].stream_open {
                     let fit = self.rng.chance(50);
                     self.note(|| format!("node {node}: eth1 carrier {fit}"));
-                    self.tell_elect(node, Report::Interface { name: "eth1".into(), fit });
+                    let unfit = (!fit).then(|| "eth1 has no carrier".to_owned());
+                    self.tell_elect(node, Report::Interface { name: "eth1".into(), unfit });
                 }
             }
             19 => {
@@ -968,7 +972,7 @@ impl World {
             self.tell(node, Event::PeerProcess { present: true });
             self.tell(node, Event::Target { target: Target::Active, failed: None });
             let stream = self.machines[node].stream;
-            let fit = Report::Interface { name: "eth1".into(), fit: true };
+            let fit = Report::Interface { name: "eth1".into(), unfit: None };
             self.at(self.now, Happening::ToElect { node, stream, report: fit });
         }
     }

@@ -15,6 +15,7 @@ const MAP_UPDATE_ELEM: libc::c_int = 2;
 const MAP_DELETE_ELEM: libc::c_int = 3;
 const PROG_LOAD: libc::c_int = 5;
 const PROG_TEST_RUN: libc::c_int = 10;
+const OBJ_GET_INFO_BY_FD: libc::c_int = 15;
 
 /// Zeroed beyond what is set: the kernel takes zero for "not given".
 #[repr(C, align(8))]
@@ -199,6 +200,15 @@ pub fn load_classifier(name: &str, instructions: &[Instruction]) -> io::Result<O
             io::Error::new(error.kind(), format!("{error}: {}", words.trim_end()))
         })
     })
+}
+
+/// The kernel's number of a program: what a hook says that it runs.
+pub fn program_id(program: &OwnedFd) -> io::Result<u32> {
+    // The first two fields of `struct bpf_prog_info`: type, id.
+    let mut info = [0_u32; 2];
+    let at = info.as_mut_ptr() as u64;
+    Attr::new().fd(0, program).u32(4, 8).u64(8, at).call(OBJ_GET_INFO_BY_FD)?;
+    Ok(info[1])
 }
 
 /// Runs a program on a frame as if it passed the hook; its verdict.

@@ -4,9 +4,9 @@
 //!
 //! ```text
 //!             way in                                way out
-//!  ARP        target address is a VIP               sender address is a VIP
+//!  ARP        question for a VIP                    sender address is a VIP
 //!  IPv4/IPv6  destination is a VIP                  source is a VIP
-//!  ND         solicitation for a VIP                advertisement of a VIP
+//!  ND         question for a VIP                    advertisement of a VIP
 //!                 └── boot clock < deadline? pass : drop ──┘          anything else: pass
 //! ```
 //!
@@ -14,9 +14,16 @@
 //! which would poison caches. The other two combinations pass, so that this node reaches a VIP its peer
 //! holds, and so that probes (sender 0.0.0.0 or ::) go out while the gate is shut.
 //!
+//! Another's probes and announcements (sender and target the same) come in too, or dre-vip could not see them: a packet socket
+//! hears what the way in lets through. Two nodes that probe at once must know of each other, and whatever a kernel that
+//! still has the address says to them does not get out.
+//!
 //! Renewed by one store of an absolute deadline into a mapped array. All processes frozen, killed or starved: the
 //! kernel falls silent at the deadline by itself. A store that comes late, after a freeze, stores a moment
 //! that has passed: no relative timeout can say that.
+//!
+//! At clsact, not at TCX: that came with Linux 6.6, and a TCX link goes with the process that made it, while these programs must
+//! stay, shut, when dre-vip dies. clsact and bpf classifiers may be modules of the kernel (`config/50-dre-modules.conf`).
 //!
 //! The instructions are written here, not compiled: about fifty of them need no compiler on anybody's machine, and the
 //! kernel's verifier and the tests below read them anyway. Kernel ≥ 5.8 (bpf_ktime_get_boot_ns).
@@ -24,8 +31,9 @@
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
 
-use super::bpf::{Instruction, PrefixMap, SharedWord, load_classifier};
+use super::bpf::{Instruction, PrefixMap, SharedWord, load_classifier, program_id};
 use crate::logic::time::Moment;
 
 /// More VIPs than anybody has asked for; the maps allocate as they are filled.
@@ -38,13 +46,42 @@ pub enum Way {
     Out,
 }
 
-/// The maps and programs of one group. Attached by [`super::netlink`].
+/// One program, and the kernel's number for it.
+struct Program {
+    fd: OwnedFd,
+    id: u32,
+}
+
+/// Both programs of a gate, to be attached by [`super::netlink`].
+pub struct Programs {
+    way_in: Program,
+    way_out: Program,
+}
+
+impl Programs {
+    fn of(&self, way: Way) -> &Program {
+        match way {
+            Way::In => &self.way_in,
+            Way::Out => &self.way_out,
+        }
+    }
+
+    pub fn fd(&self, way: Way) -> &OwnedFd {
+        &self.of(way).fd
+    }
+
+    /// What a hook shows that runs it.
+    pub fn id(&self, way: Way) -> u32 {
+        self.of(way).id
+    }
+}
+
+/// The maps and programs of one group.
 pub struct Gate {
     deadline: SharedWord,
     v4: PrefixMap,
     v6: PrefixMap,
-    way_in: OwnedFd,
-    way_out: OwnedFd,
+    programs: Arc<Programs>,
 }
 
 impl Gate {
@@ -56,11 +93,13 @@ impl Gate {
         let v6 = PrefixMap::new("dre_vips6", 16, VIPS_MAX)?;
         let program = |way, name| {
             let code = instructions(way, deadline.fd(), v4.fd(), v6.fd());
-            load_classifier(name, &code)
+            let fd = load_classifier(name, &code)?;
+            let id = program_id(&fd)?;
+            io::Result::Ok(Program { fd, id })
         };
         let way_in = program(Way::In, "dre_gate_in")?;
         let way_out = program(Way::Out, "dre_gate_out")?;
-        Ok(Self { deadline, v4, v6, way_in, way_out })
+        Ok(Self { deadline, v4, v6, programs: Arc::new(Programs { way_in, way_out }) })
     }
 
     pub fn guard(&self, vip: IpAddr) -> io::Result<()> {
@@ -88,10 +127,12 @@ impl Gate {
     }
 
     pub fn program(&self, way: Way) -> &OwnedFd {
-        match way {
-            Way::In => &self.way_in,
-            Way::Out => &self.way_out,
-        }
+        self.programs.fd(way)
+    }
+
+    /// For the thread that attaches them.
+    pub fn programs(&self) -> Arc<Programs> {
+        Arc::clone(&self.programs)
     }
 }
 
@@ -153,6 +194,9 @@ impl Assembler {
     fn load8(&mut self, dst: u8, src: u8, offset: i16) {
         self.push(0x71, dst, src, offset, 0);
     }
+    fn or(&mut self, dst: u8, src: u8) {
+        self.push(0x4f, dst, src, 0, 0);
+    }
     fn load64(&mut self, dst: u8, src: u8, offset: i16) {
         self.push(0x79, dst, src, offset, 0);
     }
@@ -175,6 +219,10 @@ impl Assembler {
     fn jump_eq(&mut self, dst: u8, value: i32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
         self.push(0x15, dst, 0, 0, value);
+    }
+    fn jump_eq_to(&mut self, dst: u8, src: u8, to: &'static str) {
+        self.jumps.push((self.code.len(), to));
+        self.push(0x1d, dst, src, 0, 0);
     }
     fn jump_ne(&mut self, dst: u8, value: i32, to: &'static str) {
         self.jumps.push((self.code.len(), to));
@@ -232,6 +280,7 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     // Keys on the stack: prefix length, then the address.
     let (key4, key6): (i16, i16) = (-8, -32);
     let word: i16 = -40;
+    let source: i16 = -56;
     let mut a = Assembler::default();
     a.copy(R6, R1);
     a.load32(R7, R6, SKB_PROTOCOL);
@@ -240,6 +289,13 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     a.jump_ne(R7, ether_type(0x0806), "pass");
 
     a.frame_to_stack(arp_address, key4 + 4, 4);
+    if way == Way::In {
+        a.frame_to_stack(28, word, 4);
+        a.load32(R7, R10, word);
+        a.jump_eq(R7, 0, "pass");
+        a.load32(R1, R10, key4 + 4);
+        a.jump_eq_to(R7, R1, "pass");
+    }
     a.jump("vip4");
 
     a.label("ipv4");
@@ -260,6 +316,13 @@ fn instructions(way: Way, deadline: &OwnedFd, v4: &OwnedFd, v6: &OwnedFd) -> Vec
     a.frame_to_stack(54, word, 1);
     a.load8(R7, R10, word);
     a.jump_ne(R7, nd_type, "pass");
+    if way == Way::In {
+        a.frame_to_stack(22, source, 16);
+        a.load64(R7, R10, source);
+        a.load64(R1, R10, source + 8);
+        a.or(R7, R1);
+        a.jump_eq(R7, 0, "pass");
+    }
     a.frame_to_stack(62, key6 + 4, 16);
     a.look_up(v6, key6, "vip");
     a.jump("pass");

@@ -11,12 +11,12 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd};
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
-    NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
@@ -30,7 +30,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 
-use super::gate::Way;
+use super::gate::{Programs, Way};
 use super::ready::Ready;
 use crate::config::Vip;
 
@@ -40,17 +40,31 @@ pub const TAG: u8 = 0xd7;
 /// An answer that takes longer is lost (an overrun of the socket); the caller looks again by a dump.
 const PATIENCE: Duration = Duration::from_millis(500);
 
+/// linux/netlink.h
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
 /// linux/rtnetlink.h
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
 const RTM_NEWTFILTER: u16 = 44;
 const RTM_DELTFILTER: u16 = 45;
-const GROUPS: [u32; 5] = [1, 4, 5, 9, 7]; // LINK, TC, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE
+const RTM_GETTFILTER: u16 = 46;
+const GROUPS: [u32; 6] = [1, 4, 5, 9, 7, 11]; // LINK, TC, IPV4_IFADDR, IPV6_IFADDR, IPV4_ROUTE, IPV6_ROUTE
 /// linux/pkt_sched.h
 const TC_H_CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// Of our filters: leaves lower numbers, which run first, to others.
 const PRIORITY: u32 = 0xd7e0;
+/// What `tc filter show` calls them.
+const FILTER: &str = "dre-gate";
+/// linux/pkt_cls.h
+const TCA_KIND: u16 = 1;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_FD: u16 = 6;
+const TCA_BPF_NAME: u16 = 7;
+const TCA_BPF_FLAGS: u16 = 8;
+const TCA_BPF_ID: u16 = 11;
+const NESTED: u16 = 0x8000;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,13 +96,22 @@ pub enum Heard {
     },
     Address(Address),
     AddressGone(Address),
-    /// A queueing discipline or filter of this interface went away.
+    /// A queueing discipline or filter of this interface went away, whoever's it was.
     Hook {
         index: u32,
     },
+    /// One of our host routes went.
     RouteGone,
     /// The kernel had more to say than the socket could hold: look at everything again.
     Overrun,
+}
+
+/// What was found of the gate on an interface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Hook {
+    There,
+    /// It was not, and is now.
+    PutBack,
 }
 
 /// Asks.
@@ -118,10 +141,16 @@ impl Kernel {
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        self.exchange(&bytes)
+        let inner = |one: Vec<u8>| match NetlinkMessage::deserialize(&one).map(|m| m.payload) {
+            Ok(NetlinkPayload::InnerMessage(inner)) => Some(inner),
+            // A message of a newer kernel that the parser does not know: not ours to use.
+            Ok(_) | Err(_) => None,
+        };
+        Ok(self.exchange(&bytes)?.into_iter().filter_map(inner).collect())
     }
 
-    fn exchange(&mut self, bytes: &[u8]) -> io::Result<Vec<RouteNetlinkMessage>> {
+    /// The messages that answer, as they came.
+    fn exchange(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.socket.send(bytes, 0)?;
         let mut answers = vec![];
         loop {
@@ -142,17 +171,18 @@ impl Kernel {
                 if sequence != self.sequence {
                     continue;
                 }
-                match NetlinkMessage::<RouteNetlinkMessage>::deserialize(one).map(|m| m.payload) {
-                    Ok(NetlinkPayload::Error(error)) => {
-                        return match error.code {
-                            None => Ok(answers),
-                            Some(code) => Err(io::Error::from_raw_os_error(code.get().abs())),
+                match u16::from_ne_bytes([one[4], one[5]]) {
+                    NLMSG_ERROR => {
+                        let code =
+                            one.get(16..20).and_then(|code| Some(i32::from_ne_bytes(code.try_into().ok()?)));
+                        return match code {
+                            Some(0) => Ok(answers),
+                            Some(code) => Err(io::Error::from_raw_os_error(code.saturating_abs())),
+                            None => Err(io::ErrorKind::InvalidData.into()),
                         };
                     }
-                    Ok(NetlinkPayload::Done(_)) => return Ok(answers),
-                    Ok(NetlinkPayload::InnerMessage(inner)) => answers.push(inner),
-                    // A message of a newer kernel that the parser does not know: not ours to use.
-                    Ok(_) | Err(_) => {}
+                    NLMSG_DONE => return Ok(answers),
+                    _ => answers.push(one.to_vec()),
                 }
             }
         }
@@ -230,31 +260,83 @@ impl Kernel {
         }
     }
 
-    /// Puts a program on an interface's way in or out; the one that an earlier process left is replaced in one step.
-    pub fn attach(&mut self, index: u32, way: Way, program: &OwnedFd) -> io::Result<()> {
+    /// Every host route with our tag: where it leads, over which interface.
+    pub fn tagged_routes(&mut self) -> io::Result<Vec<(IpAddr, u32)>> {
+        let mut found = vec![];
+        for family in [AddressFamily::Inet, AddressFamily::Inet6] {
+            let mut message = RouteMessage::default();
+            message.header.address_family = family;
+            let all = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
+            found.extend(all.iter().filter_map(|m| match m {
+                RouteNetlinkMessage::NewRoute(route) => tagged_route(route),
+                _ => None,
+            }));
+        }
+        Ok(found)
+    }
+
+    /// Sees to it that both programs are on an interface, and that they are these: what an earlier process left is replaced in one
+    /// step, what is there is not touched.
+    pub fn hook(&mut self, index: u32, programs: &Programs) -> io::Result<Hook> {
+        if self.hooked(index, programs)? {
+            return Ok(Hook::There);
+        }
         let mut clsact = tc_head(index, CLSACT_HANDLE, TC_H_CLSACT, 0);
-        attribute(&mut clsact, 1, b"clsact\0");
-        match self.tc(RTM_NEWQDISC, NLM_F_CREATE | 0x200, &clsact) {
-            // NLM_F_EXCL: one that is there, ours or another's, stays as it is.
+        attribute(&mut clsact, TCA_KIND, b"clsact\0");
+        match self.tc(RTM_NEWQDISC, NLM_F_CREATE | NLM_F_EXCL, &clsact) {
+            // One that is there, ours or another's, stays as it is.
             Err(error) if error.raw_os_error() != Some(libc::EEXIST) => return Err(error),
             _ => {}
         }
-        let mut options = vec![];
-        attribute(&mut options, 6, &program.as_raw_fd().to_ne_bytes()); // TCA_BPF_FD
-        attribute(&mut options, 7, b"dre-gate\0"); // TCA_BPF_NAME
-        attribute(&mut options, 8, &1_u32.to_ne_bytes()); // TCA_BPF_FLAGS: direct action
-        let mut filter = tc_head(index, 1, hook(way), priority());
-        attribute(&mut filter, 1, b"bpf\0"); // TCA_KIND
-        attribute(&mut filter, 2 | 0x8000, &options); // TCA_OPTIONS, nested
-        self.tc(RTM_NEWTFILTER, NLM_F_CREATE, &filter)
+        // The way out first: an ingress discipline in clsact's place has one list for both, and what stays in it must be the
+        // program of the way in.
+        for way in [Way::Out, Way::In] {
+            let mut options = vec![];
+            attribute(&mut options, TCA_BPF_FD, &programs.fd(way).as_raw_fd().to_ne_bytes());
+            attribute(&mut options, TCA_BPF_NAME, format!("{FILTER}\0").as_bytes());
+            attribute(&mut options, TCA_BPF_FLAGS, &1_u32.to_ne_bytes()); // direct action
+            let mut filter = filter_head(index, way);
+            attribute(&mut filter, TCA_OPTIONS | NESTED, &options);
+            self.tc(RTM_NEWTFILTER, NLM_F_CREATE, &filter)?;
+        }
+        if self.hooked(index, programs)? {
+            return Ok(Hook::PutBack);
+        }
+        Err(io::Error::new(
+            io::ErrorKind::AddrInUse,
+            "an ingress discipline sits where clsact belongs; replace it (tc qdisc del dev … ingress; tc qdisc add dev … clsact)",
+        ))
     }
 
-    /// Takes our programs off an interface. The clsact discipline stays: others may use it.
-    pub fn detach(&mut self, index: u32) -> io::Result<()> {
+    fn hooked(&mut self, index: u32, programs: &Programs) -> io::Result<bool> {
         for way in [Way::In, Way::Out] {
-            let mut filter = tc_head(index, 1, hook(way), priority());
-            attribute(&mut filter, 1, b"bpf\0");
-            match self.tc(RTM_DELTFILTER, 0, &filter) {
+            if self.filter(index, way)?.is_none_or(|(_, id)| id != programs.id(way)) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Name and program of the filter at our place.
+    fn filter(&mut self, index: u32, way: Way) -> io::Result<Option<(String, u32)>> {
+        match self.tc(RTM_GETTFILTER, 0, &filter_head(index, way)) {
+            Ok(answers) => Ok(answers.iter().find_map(|one| bpf_filter(one))),
+            // No discipline, no chain, no filter there, or one of another kind.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Takes the gate's programs off an interface, whichever process of ours put them there; `false` if there were none. The clsact
+    /// discipline stays: others may use it.
+    pub fn unhook(&mut self, index: u32) -> io::Result<bool> {
+        let mut found = false;
+        for way in [Way::In, Way::Out] {
+            if self.filter(index, way)?.is_none_or(|(name, _)| name != FILTER) {
+                continue;
+            }
+            found = true;
+            match self.tc(RTM_DELTFILTER, 0, &filter_head(index, way)) {
                 Err(error)
                     if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
                 {
@@ -263,10 +345,10 @@ impl Kernel {
                 _ => {}
             }
         }
-        Ok(())
+        Ok(found)
     }
 
-    fn tc(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<()> {
+    fn tc(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
         self.sequence = self.sequence.wrapping_add(1);
         let len = u32::try_from(16 + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
         let mut bytes = Vec::with_capacity(16 + body.len());
@@ -276,7 +358,7 @@ impl Kernel {
         bytes.extend_from_slice(&self.sequence.to_ne_bytes());
         bytes.extend_from_slice(&[0; 4]);
         bytes.extend_from_slice(body);
-        self.exchange(&bytes).map(drop)
+        self.exchange(&bytes)
     }
 }
 
@@ -299,6 +381,38 @@ fn tc_head(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
         head.extend_from_slice(&word.to_ne_bytes());
     }
     head
+}
+
+/// Our filter's place: a request begins with it.
+fn filter_head(index: u32, way: Way) -> Vec<u8> {
+    let mut head = tc_head(index, 1, hook(way), priority());
+    attribute(&mut head, TCA_KIND, b"bpf\0");
+    head
+}
+
+/// Name and program of the bpf filter that a message of the kernel describes.
+fn bpf_filter(one: &[u8]) -> Option<(String, u32)> {
+    if u16::from_ne_bytes([*one.get(4)?, *one.get(5)?]) != RTM_NEWTFILTER {
+        return None;
+    }
+    let options = attributes(one.get(36..)?).find(|(kind, _)| *kind == TCA_OPTIONS)?.1;
+    let text = |value: &[u8]| String::from_utf8_lossy(value).trim_end_matches('\0').to_owned();
+    let name = attributes(options)
+        .find(|(kind, _)| *kind == TCA_BPF_NAME)
+        .map_or_else(String::new, |(_, v)| text(v));
+    let (_, id) = attributes(options).find(|(kind, _)| *kind == TCA_BPF_ID)?;
+    Some((name, u32::from_ne_bytes(id.try_into().ok()?)))
+}
+
+/// Kind and value of each attribute.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let len = usize::from(u16::from_ne_bytes([*rest.first()?, *rest.get(1)?]));
+        let kind = u16::from_ne_bytes([*rest.get(2)?, *rest.get(3)?]) & !NESTED;
+        let value = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some((kind, value))
+    })
 }
 
 fn attribute(to: &mut Vec<u8>, kind: u16, value: &[u8]) {
@@ -339,6 +453,23 @@ fn vip_message(vip: &Vip, index: u32) -> AddressMessage {
     message.attributes.extend(vip.label.clone().map(AddressAttribute::Label));
     message.attributes.extend(vip.broadcast.map(AddressAttribute::Broadcast));
     message
+}
+
+/// A host route with our tag.
+fn tagged_route(route: &RouteMessage) -> Option<(IpAddr, u32)> {
+    if route.header.protocol != RouteProtocol::Other(TAG) {
+        return None;
+    }
+    let mut found = (None, None);
+    for attribute in &route.attributes {
+        match attribute {
+            RouteAttribute::Destination(RouteAddress::Inet(ip)) => found.0 = Some(IpAddr::V4(*ip)),
+            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => found.0 = Some(IpAddr::V6(*ip)),
+            RouteAttribute::Oif(index) => found.1 = Some(*index),
+            _ => {}
+        }
+    }
+    Some((found.0?, found.1?))
 }
 
 fn interface(link: &LinkMessage) -> Option<Interface> {
@@ -445,7 +576,56 @@ fn understand(one: &[u8]) -> Option<Heard> {
         RouteNetlinkMessage::DelLink(link) => Some(Heard::InterfaceGone { index: link.header.index }),
         RouteNetlinkMessage::NewAddress(a) => address(&a).map(Heard::Address),
         RouteNetlinkMessage::DelAddress(a) => address(&a).map(Heard::AddressGone),
-        RouteNetlinkMessage::DelRoute(_) => Some(Heard::RouteGone),
+        // Every address brings and takes routes of its own: only ours say anything.
+        RouteNetlinkMessage::DelRoute(route) => tagged_route(&route).map(|_| Heard::RouteGone),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn route_gone(to: IpAddr, protocol: RouteProtocol) -> Option<Heard> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
+        message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
+        message.header.protocol = protocol;
+        message.attributes =
+            vec![RouteAttribute::Destination(RouteAddress::from(to)), RouteAttribute::Oif(2)];
+        let payload = NetlinkPayload::from(RouteNetlinkMessage::DelRoute(message));
+        let mut packet = NetlinkMessage::new(NetlinkHeader::default(), payload);
+        packet.finalize();
+        let mut bytes = vec![0; packet.buffer_len()];
+        packet.serialize(&mut bytes);
+        understand(&bytes)
+    }
+
+    /// Both families' routes are listened to, and of all that come and go with every address only ours count.
+    #[test]
+    fn the_loss_of_our_host_routes_is_heard() {
+        assert!(GROUPS.contains(&7) && GROUPS.contains(&11), "RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE");
+        for to in ["172.16.8.250", "2001:db8:8::250"] {
+            let to: IpAddr = to.parse().expect("an address");
+            assert_eq!(route_gone(to, RouteProtocol::Other(TAG)), Some(Heard::RouteGone), "{to}");
+            assert_eq!(route_gone(to, RouteProtocol::Kernel), None, "{to}");
+        }
+    }
+
+    /// The kernel's own words for a filter: header, tcmsg, kind, nested options with name and program.
+    #[test]
+    fn a_filters_name_and_program_are_read() {
+        let mut options = vec![];
+        attribute(&mut options, TCA_BPF_FLAGS, &1_u32.to_ne_bytes());
+        attribute(&mut options, TCA_BPF_NAME, b"dre-gate\0");
+        attribute(&mut options, TCA_BPF_ID, &77_u32.to_ne_bytes());
+        let mut body = filter_head(3, Way::In);
+        attribute(&mut body, TCA_OPTIONS | NESTED, &options);
+        let message = |kind: u16, body: &[u8]| [&[0; 4][..], &kind.to_ne_bytes(), &[0; 10], body].concat();
+        assert_eq!(bpf_filter(&message(RTM_NEWTFILTER, &body)), Some(("dre-gate".into(), 77)));
+        assert_eq!(bpf_filter(&message(RTM_DELTFILTER, &body)), None);
+        for len in 0..body.len() - 4 {
+            assert_eq!(bpf_filter(&message(RTM_NEWTFILTER, &body[..len])), None, "cut to {len}");
+        }
     }
 }

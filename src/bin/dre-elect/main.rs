@@ -58,7 +58,7 @@ fn main() -> ExitCode {
         }
     };
     // What the machine does not have yet may come: an interface that is late at boot must not keep the daemon down for good.
-    let loaded = load().and_then(|(settings, codec, host)| host.lasting().map(|()| (settings, codec, host)));
+    let loaded = load();
     let (settings, codec, host) = match loaded {
         Ok(loaded) => loaded,
         Err(error) => {
@@ -90,8 +90,7 @@ fn main() -> ExitCode {
 type Loaded = Result<(Settings, Option<Codec>, HostFindings), config::Error>;
 
 fn load() -> Loaded {
-    let settings = config::load()?;
-    let host = settings.check_host(&config::host_facts());
+    let (settings, host) = config::load_here()?;
     let codec = codec(&settings)?;
     Ok((settings, codec, host))
 }

@@ -11,14 +11,14 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dre::config::{self, Settings, Vip};
-use dre::logic::holder::{Act, Holder};
+use dre::logic::holder::{Act, Holder, Layout};
 use dre::logic::time::Moment;
 use dre::notice::{Notice, Priority};
 use dre::shell::clock::{self, Alarm};
 use dre::shell::frames::Wire;
-use dre::shell::gate::{Gate, Way};
+use dre::shell::gate::Gate;
 use dre::shell::journal::Journal;
-use dre::shell::netlink::{self, Heard, Interface, Kernel};
+use dre::shell::netlink::{self, Heard, Hook, Interface, Kernel};
 use dre::shell::notify::{self, Notify};
 use dre::shell::realtime;
 use dre::shell::stream::Stream;
@@ -37,6 +37,8 @@ const RESYNC: Duration = Duration::from_secs(5);
 const WORK_A_TURN: Duration = Duration::from_millis(2);
 /// A look that was overtaken by events is taken again after this.
 const LOOK_AGAIN: Duration = Duration::from_millis(200);
+/// What could not be put right is tried again this often.
+const RETRY: Duration = Duration::from_millis(500);
 /// Frames taken from one interface a turn.
 const FRAMES_MAX: usize = 32;
 
@@ -50,8 +52,9 @@ fn main() -> ExitCode {
             return ExitCode::from(70);
         }
     };
-    let settings = match config::load() {
-        Ok(settings) => settings,
+    let settings = match config::load_here() {
+        // What may surprise is said by dre-elect.
+        Ok((settings, _)) => settings,
         Err(error) => {
             // Straight to stderr: the process ends, and the thread with it.
             eprintln!("{}", error.lines());
@@ -80,34 +83,38 @@ fn stream_path() -> PathBuf {
 }
 
 /// Service interfaces by number, in the order in which the VIPs name them.
-fn numbered(settings: &Settings) -> (Vec<String>, Vec<u32>) {
-    let mut names: Vec<String> = vec![];
-    let on = settings
+fn layout(settings: &Settings) -> Layout {
+    let mut interfaces: Vec<String> = vec![];
+    let vips = settings
         .vips
         .iter()
         .map(|vip| {
-            let at = names.iter().position(|name| *name == vip.interface).unwrap_or_else(|| {
-                names.push(vip.interface.clone());
-                names.len() - 1
+            let at = interfaces.iter().position(|name| *name == vip.interface).unwrap_or_else(|| {
+                interfaces.push(vip.interface.clone());
+                interfaces.len() - 1
             });
-            u32::try_from(at).unwrap_or(0)
+            (vip.address.addr(), u32::try_from(at).unwrap_or(0))
         })
         .collect();
-    (names, on)
+    Layout { digest: settings.digest, interfaces, vips }
 }
 
 struct Service {
     settings: Settings,
+    /// Read anew, and waiting for the holder to take it up.
+    candidate: Option<Settings>,
     journal: Journal,
     holder: Holder,
     gate: Option<Gate>,
+    /// VIPs that the gate could not take in, and why.
+    unguarded: BTreeMap<IpAddr, String>,
     kernel: Kernel,
     /// Names of the service interfaces; the index is the holder's number.
     names: Vec<String>,
     interfaces: BTreeMap<String, Interface>,
     wires: BTreeMap<String, Wire>,
-    /// Addresses we took away ourselves and whose going the kernel has still to report.
-    removing: BTreeMap<IpAddr, u32>,
+    /// Addresses we took away ourselves, by interface, and whose going the kernel has still to report.
+    removing: BTreeMap<(IpAddr, u32), u32>,
     by_address: BTreeMap<IpAddr, u32>,
     stream: Option<Stream>,
     refreshed: Moment,
@@ -117,6 +124,10 @@ struct Service {
     happened: u64,
     /// When everything is looked at again.
     look_due: Moment,
+    /// The next look clears away what an earlier run or configuration left.
+    strays: bool,
+    /// A host route could not be set.
+    unrouted: bool,
     /// Why there is no stream, as it was last said.
     unreachable: Option<String>,
     acts: Vec<Act>,
@@ -127,23 +138,21 @@ impl Service {
         let gate = match Gate::load() {
             Ok(gate) => Some(gate),
             Err(error) => {
-                let text = format!(
-                    "the kernel refuses the gate ({error}): VIPs are bound to the lease by address lifetimes of whole \
-                     seconds; Linux 5.8 or later and CAP_BPF are needed"
-                );
-                journal.log(Notice::Trouble { text });
+                journal.log(Notice::Trouble { text: no_gate(&error) });
                 None
             }
         };
         let kind = if gate.is_some() { GateKind::Bpf } else { GateKind::Lifetimes };
-        let (names, on) = numbered(&settings);
+        let layout = layout(&settings);
         let mut service = Self {
-            holder: Holder::new(kind, settings.digest, on),
+            names: layout.interfaces.clone(),
+            holder: Holder::new(kind, layout),
             settings,
+            candidate: None,
             journal,
             gate,
+            unguarded: BTreeMap::new(),
             kernel: Kernel::new()?,
-            names,
             interfaces: BTreeMap::new(),
             wires: BTreeMap::new(),
             removing: BTreeMap::new(),
@@ -153,6 +162,8 @@ impl Service {
             slow: VecDeque::new(),
             happened: 0,
             look_due: Moment::ZERO,
+            strays: false,
+            unrouted: false,
             unreachable: None,
             acts: vec![],
         };
@@ -171,14 +182,25 @@ impl Service {
 
     fn index_vips(&mut self) {
         self.by_address.clear();
+        self.unguarded.clear();
         for (n, vip) in self.settings.vips.iter().enumerate() {
-            let ip = vip.address.addr();
-            self.by_address.insert(ip, u32::try_from(n).unwrap_or(u32::MAX));
-            if let Some(gate) = &self.gate
-                && let Err(error) = gate.guard(ip)
-            {
-                self.journal.log(Notice::Trouble { text: format!("the gate cannot guard {ip}: {error}") });
-            }
+            self.by_address.insert(vip.address.addr(), u32::try_from(n).unwrap_or(u32::MAX));
+            self.unguarded.insert(vip.address.addr(), String::new());
+        }
+        self.guard();
+    }
+
+    /// Takes into the gate what is not in it yet.
+    fn guard(&mut self) {
+        match &self.gate {
+            None => self.unguarded.clear(),
+            Some(gate) => self.unguarded.retain(|ip, why| match gate.guard(*ip) {
+                Ok(()) => false,
+                Err(error) => {
+                    *why = format!("it cannot take {ip} in: {error}");
+                    true
+                }
+            }),
         }
     }
 
@@ -186,39 +208,58 @@ impl Service {
         self.names.iter().position(|n| n == name).and_then(|n| u32::try_from(n).ok())
     }
 
-    /// Everything as the kernel has it now.
     /// What a look is to see, and put right.
     fn asked(&self) -> Asked {
         let arbitrator = self.settings.arbitrator.as_ref();
-        let index = arbitrator.and_then(|a| self.interfaces.get(&a.interface)).map(|i| i.index);
-        let addresses = arbitrator.into_iter().flat_map(|a| a.addresses.iter().copied());
-        let routes = index.map_or_else(Vec::new, |index| addresses.map(|to| (to, index)).collect());
-        Asked { serial: self.happened, routes }
+        Asked {
+            serial: self.happened,
+            names: self.names.clone(),
+            programs: self.gate.as_ref().map(Gate::programs),
+            routes: arbitrator.map(|a| (a.addresses.clone(), a.interface.clone())),
+            strays: self.strays,
+        }
     }
 
     /// At the start, when nothing is held yet: waits.
     fn look_now(&mut self, now: Moment) {
-        // The first look finds the interfaces, the second sets the routes over them.
-        for _ in 0..2 {
+        // The first look takes addresses of an earlier run away, the second the gate that they were behind.
+        for strays in [false, true] {
+            self.strays = strays;
             let asked = self.asked();
             let seen = look::look(&mut self.kernel, &asked);
+            // The kernel was built without clsact or bpf filters: no later look will find them.
+            let lacks = |(_, _, found): &(String, u32, io::Result<Hook>)| {
+                found.as_ref().err().is_some_and(|error| error.raw_os_error() == Some(libc::ENOENT))
+            };
+            if let Some((_, _, Err(error))) = seen.hooks.iter().find(|hook| lacks(hook)) {
+                self.journal.log(Notice::Trouble { text: no_gate(error) });
+                self.gate = None;
+                self.guard();
+                self.holder = Holder::new(GateKind::Lifetimes, layout(&self.settings));
+            }
             self.seen(now, seen);
+            self.act();
+            while !self.slow.is_empty() {
+                self.work();
+            }
         }
+        self.strays = false;
     }
 
     /// The kernel as it was seen beside what is known of it; `false` if it was overtaken by events.
     fn seen(&mut self, now: Moment, seen: Seen) -> bool {
-        for (to, set) in seen.routes {
-            let text = set.err().map(|error| {
-                format!("no host route to the arbitrator {to}: {error}; bring the neutral interface up")
-            });
-            self.holder.alarm("ArbitratorRoute", text, &mut self.acts);
-        }
-        if seen.serial != self.happened {
-            return false;
+        let current = seen.serial == self.happened;
+        self.unrouted = !seen.routes.is_empty();
+        let routes: Vec<String> = seen.routes.iter().map(|(to, why)| format!("{to}: {why}")).collect();
+        let text = self.unrouted.then(|| {
+            format!("no host route to the arbitrator ({}); bring the neutral interface up", routes.join("; "))
+        });
+        self.holder.alarm("ArbitratorRoute", text, &mut self.acts);
+        for text in seen.strays {
+            self.trouble(text);
         }
         match seen.interfaces {
-            Ok(all) => {
+            Ok(all) if current => {
                 for name in self.names.clone() {
                     match all.get(&name) {
                         Some(interface) => self.interface_is(now, interface),
@@ -227,13 +268,20 @@ impl Service {
                 }
                 self.interfaces = all;
             }
+            Ok(_) => {}
             Err(error) => self.trouble(format!("cannot list interfaces: {error}")),
         }
+        self.guard();
+        for (name, index, found) in seen.hooks {
+            self.hook_is(now, &name, index, found);
+        }
         match seen.addresses {
-            Ok(all) => {
+            Ok(all) if current => {
                 let mut present = BTreeSet::new();
                 for address in all {
-                    present.insert(address.address);
+                    if self.vip_here(&address).is_some() {
+                        present.insert(address.address);
+                    }
                     self.address_is(now, &address);
                 }
                 for (ip, vip) in self.by_address.clone() {
@@ -242,9 +290,29 @@ impl Service {
                     }
                 }
             }
+            Ok(_) => {}
             Err(error) => self.trouble(format!("cannot list addresses: {error}")),
         }
-        true
+        current
+    }
+
+    /// The gate on an interface as a look found it, or left it.
+    fn hook_is(&mut self, now: Moment, name: &str, index: u32, found: io::Result<Hook>) {
+        // Another interface of that name by now: the next look is under way.
+        if self.interfaces.get(name).is_none_or(|known| known.index != index) {
+            return;
+        }
+        let Some(on) = self.number(name) else { return };
+        let mut here = self.settings.vips.iter().filter(|vip| vip.interface == name);
+        let unguarded = here.find_map(|vip| self.unguarded.get(&vip.address.addr()).cloned());
+        let found = match (found, unguarded) {
+            (Err(error), _) => Err(format!("it cannot be put there: {error}")),
+            (Ok(_), Some(why)) => Err(why),
+            (Ok(hook), None) => Ok(hook == Hook::PutBack),
+        };
+        if self.holder.gate(now, on, found, &mut self.acts) {
+            self.journal.log(Notice::GateMended { interface: name.to_owned() });
+        }
     }
 
     fn trouble(&self, text: String) {
@@ -256,20 +324,26 @@ impl Service {
         let known = self.interfaces.get(&interface.name).cloned();
         let known = known.as_ref();
         let same = known.is_some_and(|k| k.index == interface.index && k.mac == interface.mac);
-        if !same || !self.wires.contains_key(&interface.name) {
-            if known.is_some_and(|k| k.index != interface.index) {
-                self.holder.interface_gone(on, &interface.name, &mut self.acts);
-            }
-            self.attach(interface.index);
-            match Wire::open(interface.index, interface.mac) {
-                Ok(wire) => drop(self.wires.insert(interface.name.clone(), wire)),
-                Err(error) => self.trouble(format!("cannot listen on {}: {error}", interface.name)),
-            }
+        if known.is_some_and(|k| k.index != interface.index) {
+            self.holder.interface_gone(on, &mut self.acts);
         }
         let changed = known.is_none_or(|k| k.carrier != interface.carrier) || !same;
         self.interfaces.insert(interface.name.clone(), interface.clone());
         if changed {
-            self.holder.interface(now, on, &interface.name, interface.carrier, &mut self.acts);
+            self.holder.interface(now, on, interface.carrier, &mut self.acts);
+        }
+        if !same || !self.wires.contains_key(&interface.name) {
+            let deaf = match Wire::open(interface.index, interface.mac) {
+                Ok(wire) => {
+                    self.wires.insert(interface.name.clone(), wire);
+                    None
+                }
+                Err(error) => {
+                    self.wires.remove(&interface.name);
+                    Some(error.to_string())
+                }
+            };
+            self.holder.wire(now, on, deaf, &mut self.acts);
         }
     }
 
@@ -277,38 +351,31 @@ impl Service {
         let Some(on) = self.number(name) else { return };
         self.interfaces.remove(name);
         self.wires.remove(name);
-        self.holder.interface_gone(on, name, &mut self.acts);
+        self.holder.interface_gone(on, &mut self.acts);
     }
 
-    fn attach(&mut self, index: u32) {
-        let Some(gate) = &self.gate else { return };
-        for way in [Way::In, Way::Out] {
-            if let Err(error) = self.kernel.attach(index, way, gate.program(way)) {
-                let text =
-                    format!("cannot attach the gate to interface {index}: {error}; is CAP_NET_ADMIN there?");
-                self.journal.log(Notice::Trouble { text });
-            }
-        }
+    /// The VIP that this is, if it is where that VIP belongs.
+    fn vip_here(&self, address: &netlink::Address) -> Option<u32> {
+        let vip = *self.by_address.get(&address.address)?;
+        let wanted = self.settings.vips.get(vip as usize)?;
+        let interface = self.interfaces.get(&wanted.interface)?;
+        (interface.index == address.index).then_some(vip)
     }
 
     fn address_is(&mut self, now: Moment, address: &netlink::Address) {
-        match self.by_address.get(&address.address) {
+        match self.vip_here(address) {
+            Some(_) if address.tentative => {}
             Some(vip) => {
-                let vip = *vip;
-                let wanted = &self.settings.vips[vip as usize];
-                let here = self.interfaces.get(&wanted.interface).is_some_and(|i| i.index == address.index);
-                if here && !address.tentative {
-                    if !self.holder.holds(now) {
-                        let text = format!(
-                            "{} was on {} without the lease and is taken away",
-                            address.address, wanted.interface
-                        );
-                        self.journal.log(Notice::VipMended { text });
-                    }
-                    self.holder.appeared(now, vip, &mut self.acts);
+                if !self.holder.holds(now) {
+                    let text = format!(
+                        "{} was on {} without the lease and is taken away",
+                        address.address, self.settings.vips[vip as usize].interface
+                    );
+                    self.journal.log(Notice::VipMended { text });
                 }
+                self.holder.appeared(now, vip, &mut self.acts);
             }
-            // Ours by its tag, and not wanted: left by a crash or by an earlier configuration.
+            // Ours by its tag, and not wanted here: left by a crash or by an earlier configuration.
             None if address.ours => self.remove_orphan(address),
             None => {}
         }
@@ -316,7 +383,9 @@ impl Service {
 
     fn remove_orphan(&mut self, address: &netlink::Address) {
         let text = match self.kernel.remove_address(address.address, address.prefix, address.index) {
-            Ok(_) => format!("{} was left by an earlier run and is taken away", address.address),
+            // Gone already: the kernel's word of it is older than that.
+            Ok(false) => return,
+            Ok(true) => format!("{} was left by an earlier run and is taken away", address.address),
             Err(error) => {
                 format!("{} was left by an earlier run and cannot be taken away: {error}", address.address)
             }
@@ -325,7 +394,10 @@ impl Service {
     }
 
     fn heard(&mut self, now: Moment, heard: Heard) {
-        self.happened += 1;
+        // Hooks and routes are put right by the look itself: its own doing does not overtake it.
+        if !matches!(heard, Heard::Hook { .. } | Heard::RouteGone) {
+            self.happened += 1;
+        }
         match heard {
             Heard::Interface(interface) => {
                 let renamed =
@@ -349,14 +421,15 @@ impl Service {
             }
             Heard::Address(address) => self.address_is(now, &address),
             Heard::AddressGone(address) => {
-                if let Some(expected) = self.removing.get_mut(&address.address) {
+                let place = (address.address, address.index);
+                if let Some(expected) = self.removing.get_mut(&place) {
                     *expected -= 1;
                     if *expected == 0 {
-                        self.removing.remove(&address.address);
+                        self.removing.remove(&place);
                     }
                     return;
                 }
-                if let Some(vip) = self.by_address.get(&address.address).copied() {
+                if let Some(vip) = self.vip_here(&address) {
                     if self.holder.holds(now) {
                         let text =
                             format!("{} was taken away by another hand and is brought back", address.address);
@@ -365,16 +438,11 @@ impl Service {
                     self.holder.vanished(now, vip, &mut self.acts);
                 }
             }
+            // Whether it was ours that went, the look finds out, and puts it back.
             Heard::Hook { index } => {
-                let Some(gate) = &self.gate else { return };
-                let ours =
-                    self.names.iter().filter_map(|n| self.interfaces.get(n)).find(|i| i.index == index);
-                let Some(interface) = ours.cloned() else { return };
-                // Put back at once; whether it was ours that went is not worth finding out first.
-                for way in [Way::In, Way::Out] {
-                    let _ = self.kernel.attach(index, way, gate.program(way));
+                if self.names.iter().filter_map(|n| self.interfaces.get(n)).any(|i| i.index == index) {
+                    self.look_due = now;
                 }
-                self.journal.log(Notice::GateMended { interface: interface.name });
             }
             Heard::RouteGone => self.look_due = now,
             Heard::Overrun => {
@@ -390,6 +458,7 @@ impl Service {
             for act in std::mem::take(&mut self.acts) {
                 match act {
                     // Without a gate the address itself is what answers: it is gone before the loop says so.
+                    Act::Remove(_) if !self.holder.guarded() => self.one(act),
                     Act::Add(_) | Act::Remove(_) if self.gate.is_some() => self.slow.push_back(act),
                     act => self.one(act),
                 }
@@ -431,7 +500,7 @@ impl Service {
                     Err(error) => {
                         let text =
                             format!("{} cannot be set on {}: {error}", vip.address.addr(), vip.interface);
-                        self.holder.failed(n, &text, &mut self.acts);
+                        self.holder.failed(now, n, &text, &mut self.acts);
                     }
                 }
             }
@@ -446,12 +515,18 @@ impl Service {
                 }
             }
             Act::Announce(vips) => {
-                let failed = vips.into_iter().filter(|n| !self.on_wire(*n, Wire::announce)).collect();
-                self.holder.unannounced(now, failed);
+                let (sent, unsent): (Vec<u32>, Vec<u32>) =
+                    vips.into_iter().partition(|n| self.on_wire(*n, Wire::announce));
+                self.holder.announced(now, &sent, unsent, &mut self.acts);
             }
-            Act::Probe(vips) => {
-                for n in vips {
-                    self.on_wire(n, Wire::probe);
+            Act::Probe { round, vips } => {
+                let sent: Vec<u32> = vips.into_iter().filter(|n| self.on_wire(*n, Wire::probe)).collect();
+                self.holder.probed(clock::now(), round, &sent, &mut self.acts);
+            }
+            Act::Adopt => {
+                if let Some(settings) = self.candidate.take() {
+                    self.reload(now, settings);
+                    self.journal.log(Notice::ConfigReloaded { text: "configuration reloaded".into() });
                 }
             }
             Act::Report(report) => {
@@ -466,11 +541,11 @@ impl Service {
         }
     }
 
-    /// True unless there was a frame to send and it could not go out.
+    /// True if the frames really went out.
     fn on_wire(&self, vip: u32, send: fn(&Wire, IpAddr) -> bool) -> bool {
-        let Some(vip) = self.settings.vips.get(vip as usize) else { return true };
-        let wire = self.wires.get(&vip.interface);
-        wire.is_none_or(|wire| send(wire, vip.address.addr()))
+        let vip = self.settings.vips.get(vip as usize);
+        let way = vip.and_then(|vip| Some((vip, self.wires.get(&vip.interface)?)));
+        way.is_some_and(|(vip, wire)| send(wire, vip.address.addr()))
     }
 
     /// Without a gate the addresses themselves carry the deadline.
@@ -489,7 +564,8 @@ impl Service {
     /// What stays is not touched, not even its sockets: closing a packet socket waits for the kernel (RCU), for longer
     /// than a short lease lasts.
     fn reload(&mut self, now: Moment, settings: Settings) {
-        let (names, on) = numbered(&settings);
+        let layout = layout(&settings);
+        let names = layout.interfaces.clone();
         let from: Vec<Option<u32>> = settings
             .vips
             .iter()
@@ -505,37 +581,40 @@ impl Service {
                 let _ = gate.release(vip.address.addr());
             }
         }
-        for name in self.names.iter().filter(|name| !names.contains(name)) {
-            self.wires.remove(name);
-            if let Some(interface) = self.interfaces.get(name) {
-                let _ = self.kernel.detach(interface.index);
-            }
-        }
+        // What is still to be done was said in the old numbers.
+        let renumber = |old: u32| {
+            from.iter().position(|from| *from == Some(old)).and_then(|new| u32::try_from(new).ok())
+        };
+        self.slow = std::mem::take(&mut self.slow)
+            .into_iter()
+            .filter_map(|act| match act {
+                Act::Add(n) => renumber(n).map(Act::Add),
+                Act::Remove(n) => renumber(n).map(Act::Remove),
+                act => Some(act),
+            })
+            .collect();
+        self.wires.retain(|name, _| names.contains(name));
         let fresh: Vec<String> = names.iter().filter(|name| !self.names.contains(name)).cloned().collect();
-        let digest = settings.digest;
         self.settings = settings;
         self.names = names;
         self.index_vips();
-        self.holder.reload(now, digest, on, &from, &mut self.acts);
+        let carrier = |name: &str| self.interfaces.get(name).map(|interface| interface.carrier);
+        self.holder.reload(now, layout, &from, carrier, &mut self.acts);
         for name in fresh {
             // Known as an interface, not as one of ours.
             if let Some(interface) = self.interfaces.remove(&name) {
                 self.interface_is(now, &interface);
             }
         }
-        self.tell_interfaces(now);
-        self.look_due = now;
-        self.act();
-    }
-
-    /// Every service interface as it stands, for a machine that has just begun to listen.
-    fn tell_interfaces(&mut self, now: Moment) {
-        for name in self.names.clone() {
-            let fit = self.interfaces.get(&name).is_some_and(|i| i.carrier);
-            if let Some(on) = self.number(&name) {
-                self.holder.interface(now, on, &name, fit, &mut self.acts);
+        // The gate goes onto new interfaces and off others by the look; VIPs that it could not take in are known now.
+        for (ip, why) in self.unguarded.clone() {
+            let vip = self.by_address.get(&ip).and_then(|n| self.settings.vips.get(*n as usize));
+            if let Some(on) = vip.and_then(|vip| self.number(&vip.interface)) {
+                self.holder.gate(now, on, Err(why), &mut self.acts);
             }
         }
+        self.strays = true;
+        self.look_due = now;
     }
 
     /// Takes an address away; the kernel's word of it is expected and nobody else's doing.
@@ -543,7 +622,7 @@ impl Service {
         let Some(interface) = self.interfaces.get(&vip.interface) else { return };
         let ip = vip.address.addr();
         match self.kernel.remove_address(ip, prefix, interface.index) {
-            Ok(true) => *self.removing.entry(ip).or_default() += 1,
+            Ok(true) => *self.removing.entry((ip, interface.index)).or_default() += 1,
             Ok(false) => {}
             Err(error) => self.trouble(format!("cannot take {ip} away: {error}")),
         }
@@ -551,16 +630,24 @@ impl Service {
 
     fn status(&self, now: Moment) -> String {
         let (wanted, held, announced) = self.holder.counts();
-        let wanted = if wanted == u32::MAX { self.settings.vips.len() } else { wanted as usize };
-        let gate = match (&self.gate, self.holder.holds(now)) {
-            (Some(_), true) => "gate open",
-            (Some(_), false) => "gate shut",
-            (None, true) => "no gate (lifetimes), held",
-            (None, false) => "no gate (lifetimes)",
+        let gate = match (self.holder.gate_kind(), self.holder.holds(now)) {
+            (GateKind::Bpf, true) => "gate open",
+            (GateKind::Bpf, false) => "gate shut",
+            (GateKind::Unguarded, true) => "gate NOT everywhere, open",
+            (GateKind::Unguarded, false) => "gate NOT everywhere, shut",
+            (GateKind::Lifetimes, true) => "no gate (lifetimes), held",
+            (GateKind::Lifetimes, false) => "no gate (lifetimes)",
         };
         let lease = if self.stream.is_some() { "" } else { " · no word from dre-elect" };
         format!("{gate} · VIPs {held}/{wanted}, announced {announced}{lease}")
     }
+}
+
+fn no_gate(error: &io::Error) -> String {
+    format!(
+        "the kernel refuses the gate ({error}): VIPs are bound to the lease by address lifetimes of whole seconds; Linux 5.8 or \
+         later with cls_bpf and sch_ingress, and CAP_BPF, are needed"
+    )
 }
 
 /// Whole seconds that cover what is left of the lease; the kernel knows no finer.
@@ -605,12 +692,17 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                 service.unreachable = None;
                 service.stream = Some(stream);
                 service.holder.stream_opened(now, &mut service.acts);
-                service.tell_interfaces(now);
             }
         }
         if now >= service.look_due {
-            // Under way already: its answer comes, and may ask for another.
-            service.look_due = now + if looker.ask(service.asked()) { RESYNC } else { LOOK_AGAIN };
+            let troubled = service.unrouted || service.holder.troubled();
+            if looker.ask(service.asked()) {
+                service.strays = false;
+                service.look_due = now + if troubled { RETRY } else { RESYNC };
+            } else {
+                // One is waiting already, and will see what this one would; what it was asked for may have changed since.
+                service.look_due = now + LOOK_AGAIN;
+            }
         }
         service.holder.due(now, &mut service.acts);
         service.act();
@@ -649,9 +741,12 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
             }
             Some(seen) = looks.recv() => {
                 let now = clock::now();
-                if !service.seen(now, seen) {
-                    service.look_due = now + LOOK_AGAIN;
-                }
+                let again = match (service.seen(now, seen), service.unrouted || service.holder.troubled()) {
+                    (false, _) => LOOK_AGAIN,
+                    (true, true) => RETRY,
+                    (true, false) => RESYNC,
+                };
+                service.look_due = service.look_due.min(now + again);
             }
             _ = hangup.recv() => {
                 notify.reloading();
@@ -659,7 +754,7 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
                 // Files may hang: read and checked on a thread of its own, taken over by the loop.
                 std::thread::Builder::new()
                     .name("reload".into())
-                    .spawn(move || drop(read.blocking_send(config::load())))?;
+                    .spawn(move || drop(read.blocking_send(config::load_here().map(|(settings, _)| settings))))?;
             }
             Some(loaded) = reread.recv() => reload(&mut service, &notify, loaded),
             _ = terminate.recv() => break,
@@ -677,7 +772,7 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     }
     // A clean stop leaves nothing behind; after a kill the programs stay, shut.
     for interface in service.interfaces.values().filter(|i| service.names.contains(&i.name)) {
-        let _ = service.kernel.detach(interface.index);
+        let _ = service.kernel.unhook(interface.index);
     }
     if let Some(arbitrator) = &service.settings.arbitrator
         && let Some(interface) = service.interfaces.get(&arbitrator.interface)
@@ -745,12 +840,20 @@ fn take_frames(service: &mut Service) {
 fn reload(service: &mut Service, notify: &Notify, loaded: Result<Settings, config::Error>) {
     match loaded {
         Ok(settings) => {
-            service.reload(clock::now(), settings);
-            service.journal.log(Notice::ConfigReloaded { text: "configuration reloaded".into() });
+            let digest = settings.digest;
+            service.candidate = Some(settings);
+            service.holder.offer(clock::now(), digest, &mut service.acts);
         }
-        Err(error) => service.journal.log(Notice::ConfigRejected {
-            text: format!("the new configuration is refused, the old one stays in force: {}", error.lines()),
-        }),
+        Err(error) => {
+            service.candidate = None;
+            service.holder.refused(&error.lines(), &mut service.acts);
+            service.journal.log(Notice::ConfigRejected {
+                text: format!(
+                    "the new configuration is refused, the old one stays in force: {}",
+                    error.lines()
+                ),
+            });
+        }
     }
     notify.ready();
 }

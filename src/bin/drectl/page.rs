@@ -168,7 +168,7 @@ fn alarmed(s: &Status, name: &str) -> bool {
 /// Is the service given, and by whom?
 fn service(s: &Status) -> (Style, String) {
     let v = &s.vips;
-    let open = v.gate == "open" || v.gate == "lifetimes-open";
+    let open = matches!(v.gate.as_str(), "open" | "lifetimes-open" | "unguarded-open");
     let peer_heard = s.peer.state == "heard" || s.peer.state == "suspect";
     match s.role.as_str() {
         "active" if !open => (BAD, format!("Service: NOT given: the gate is {}", gate(&v.gate))),
@@ -241,6 +241,8 @@ fn gate(word: &str) -> &str {
         "absent" => "absent (dre-vip.service does not run)",
         "lifetimes-open" => "open (by address lifetimes: the kernel refused BPF)",
         "lifetimes-shut" => "shut (by address lifetimes: the kernel refused BPF)",
+        "unguarded-open" => "open, but NOT on every interface (alarm GateMissing)",
+        "unguarded-shut" => "shut, but NOT on every interface (alarm GateMissing)",
         word => word,
     }
 }

@@ -31,6 +31,8 @@ impl Node {
             (Some(GateKind::Bpf), false) => "shut",
             (Some(GateKind::Lifetimes), true) => "lifetimes-open",
             (Some(GateKind::Lifetimes), false) => "lifetimes-shut",
+            (Some(GateKind::Unguarded), true) => "unguarded-open",
+            (Some(GateKind::Unguarded), false) => "unguarded-shut",
         };
         Status {
             group: self.setup.group.clone(),

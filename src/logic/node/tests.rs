@@ -215,7 +215,8 @@ impl Story {
             }
             StreamGone => self.node.handle(now, Event::Stream { open: false }, &mut out),
             Interface(fit) => {
-                report(&mut self.node, Report::Interface { name: "eth1".into(), fit: *fit }, &mut out);
+                let unfit = (!fit).then(|| "eth1 has no carrier".to_owned());
+                report(&mut self.node, Report::Interface { name: "eth1".into(), unfit }, &mut out);
             }
             Unit(state) => self.node.handle(now, Event::Unit { index: 0, state: *state }, &mut out),
             StandbyReached => {
@@ -539,7 +540,8 @@ fn an_unfit_standby_does_not_claim() {
         ( 700, peer(Active), Standby, &[]),
         ( 900, peer(Active), Standby, &[]),
         (1000, peer(Active), Standby, &[]),
-        (1250, Nothing,      Standby, &[Probe, Ping]),
+        // Nor does it probe: the other node may defer to its probes.
+        (1250, Nothing,      Standby, &[Ping]),
         (1490, Probes,       Standby, &[]),
         (1499, Pong(1),      Standby, &[]),
         (1500, Nothing,      Standby, &[]),
@@ -547,6 +549,27 @@ fn an_unfit_standby_does_not_claim() {
         // Repaired, but not proven yet.
         (1510, Interface(true), Standby, &[]),
         (1520, Probes,       Standby, &[]),
+        (2509, Nothing,      Standby, &[]),
+        (2510, Nothing,      Standby, &[Probe, Ping]),
+    ]);
+}
+
+/// Nothing could be claimed without its word, and the other node may defer to this one's probes: they end, and begin again with
+/// the first answer.
+#[test]
+#[rustfmt::skip]
+fn a_standby_whom_no_arbitrator_answers_does_not_probe() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1001, Pong(1),      Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1313, Nothing,      Standby, &[Ping]),
+        (1376, Nothing,      Standby, &[Ping]),
+        (1439, Nothing,      Standby, &[Ping]),
+        (1440, Nothing,      Standby, &[ProbeEnd]),
+        (1502, Nothing,      Standby, &[Ping]),
+        (1503, Pong(1),      Standby, &[Probe, Ping]),
     ]);
 }
 
@@ -686,6 +709,21 @@ fn a_reload_changes_nothing_but_the_settings() {
     story.node.reload(at(60), faster, Some(codec), &mut out);
     assert_eq!(story.node.role(), Active);
     assert!(!did(&out).contains(&Drop));
+}
+
+/// dre-vip takes up the file that dre-elect runs by, and no other: it is told which, at each beginning and after each change.
+#[test]
+fn dre_vip_is_told_by_which_configuration_dre_elect_runs() {
+    let adopts = |out: &[Action], digest| out.contains(&Action::Order(Order::Adopt { digest: [digest; 32] }));
+    let mut story = active();
+    let mut out = vec![];
+    story.node.handle(at(60), Event::Stream { open: false }, &mut out);
+    assert!(!adopts(&out, 1));
+    story.node.handle(at(61), Event::Stream { open: true }, &mut out);
+    assert!(adopts(&out, 1), "{out:?}");
+    let codec = Codec::new(&[5; 32], "dre", "hadev1", "hadev2");
+    story.node.reload(at(62), Setup { digest: [2; 32], ..setup(true) }, Some(codec), &mut out);
+    assert!(adopts(&out, 2), "{out:?}");
 }
 
 /// Nothing the rules see changes before `next_deadline` unless an event comes: in thousands of states that a random
