@@ -104,6 +104,7 @@ fn the_catalogue_explains_every_notice_and_no_other() {
     let text = || String::new();
     let all = [
         Notice::RoleChanged { from: "", to: "", rule: "", term: 0, evidence: text() },
+        Notice::Suspected { withdrawn: true, silent_us: 0, at_us: 0 },
         Notice::AlarmRaised { alarm: text(), text: text() },
         Notice::AlarmCleared { alarm: text() },
         Notice::TakenOver { here: true, gap_us: 0, rule: text() },

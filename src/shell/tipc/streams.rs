@@ -10,6 +10,7 @@ use crate::logic::wire::LENGTH;
 use crate::shell::ready::Ready;
 use crate::shell::tipc::{
     CLUSTER_SCOPE, RETRY, SERVICE, SERVICE_ADDR, SERVICE_RANGE, address, option, receive, reference, socket,
+    to_bytes, word,
 };
 
 /// Datagrams taken in one turn.
@@ -73,6 +74,13 @@ impl Streams {
                 }
             }
         }
+    }
+
+    /// What the kernel takes for this node's address, as long as there is a socket to ask; 0.0.0: it has none yet.
+    pub fn address(&self) -> Option<TipcAddress> {
+        let socket = SockRef::from(self.sockets.first()?.fd());
+        // struct sockaddr_tipc of a socket: reference, then node.
+        Some(TipcAddress(word(&to_bytes(&socket.local_addr().ok()?), 8)))
     }
 
     /// Why there are none.
