@@ -67,7 +67,7 @@ test-lab:
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare
-	$(CARGO) build --locked --bins
+	$(CARGO) build --locked --profile vm --bins
 	$(CARGO) test --locked --test vm -- --test-threads=1 --nocapture
 
 demo: prepare

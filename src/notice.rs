@@ -58,6 +58,13 @@ pub enum Notice {
         term: u64,
         evidence: String,
     },
+    /// A standby began to gather evidence against its peer: the kernel withdrew the peer's name, or D/2 of silence.
+    Suspected {
+        withdrawn: bool,
+        silent_us: u64,
+        /// Microseconds since 1970.
+        at_us: u64,
+    },
     /// `subject`: which link, which unit; empty where there is but one.
     AlarmRaised {
         alarm: String,
@@ -125,6 +132,7 @@ impl Notice {
     pub const fn id(&self) -> &'static str {
         match self {
             Self::RoleChanged { .. } => "5c1d0b7f4a0e4a6f9d53b1c2e8a70f11",
+            Self::Suspected { .. } => "3b90d6e47f1c4c5fa2de8b7c61f4a9c5",
             Self::AlarmRaised { .. } => "8f2c3de1b7744c0e9d0ab6ce51f3a712",
             Self::AlarmCleared { .. } => "e0a9d57a6c1c4f55b6f2b1f0c7be8913",
             Self::TakenOver { .. } => "b3f7a8c2d9e54bb08a41c6d2f5e07a14",
@@ -152,7 +160,10 @@ impl Notice {
             | Self::Trouble { .. }
             | Self::Lost { .. } => Priority::Warning,
             Self::RoleChanged { .. } | Self::TakenOver { .. } | Self::AlarmCleared { .. } => Priority::Notice,
-            Self::Started { .. } | Self::Stopping { .. } | Self::ConfigReloaded { .. } => Priority::Info,
+            Self::Suspected { .. }
+            | Self::Started { .. }
+            | Self::Stopping { .. }
+            | Self::ConfigReloaded { .. } => Priority::Info,
             Self::Detail { .. } => Priority::Debug,
         }
     }
@@ -163,6 +174,12 @@ impl Notice {
             Self::RoleChanged { from, to, rule, term, evidence } => {
                 format!("{} -> {}: {rule}, term {term} ({evidence})", from.to_uppercase(), to.to_uppercase())
             }
+            Self::Suspected { withdrawn, silent_us, .. } => format!(
+                "evidence against the peer is gathered: {}; last heard {}.{:03} ms ago",
+                if *withdrawn { "the kernel withdrew its name" } else { "it has been silent for D/2" },
+                silent_us / 1000,
+                silent_us % 1000
+            ),
             Self::AlarmRaised { alarm, text, .. } => format!("alarm {alarm}: {text}"),
             Self::AlarmCleared { alarm, subject } if subject.is_empty() => format!("alarm {alarm} is over"),
             Self::AlarmCleared { alarm, subject } => format!("alarm {alarm} is over for {subject}"),
@@ -197,6 +214,11 @@ impl Notice {
                 ("DRE_RULE", (*rule).into()),
                 ("DRE_TERM", term.to_string()),
                 ("DRE_EVIDENCE", evidence.clone()),
+            ],
+            Self::Suspected { withdrawn, silent_us, at_us } => vec![
+                ("DRE_CAUSE", if *withdrawn { "withdrawn" } else { "silent" }.into()),
+                ("DRE_SILENT_US", silent_us.to_string()),
+                ("DRE_AT_US", at_us.to_string()),
             ],
             Self::AlarmRaised { alarm, subject, text } => vec![
                 ("DRE_ALARM", alarm.clone()),

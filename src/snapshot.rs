@@ -75,6 +75,9 @@ pub struct Link {
     pub state: String,
     pub rtt_us: u64,
     pub loss_pct: f64,
+    /// Of what: `link`, or `heartbeats` (all of them together: over TIPC the kernel chooses the link, and says of each only
+    /// whether it is up)
+    pub measured: String,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]

@@ -212,6 +212,12 @@ fn tipc_as_the_requirements_have_it() {
         ("tipc = \"1.1.29\"", "links = {}", 3, ["hadev2 has no TIPC address", "tipc = \"1.1.23\""]),
         ("1983", "10000", 8, ["network_id = 10000", "1 to 9999"]),
         ("bearers = { primary = \"eth3\", secondary = \"eth4\" }", "", 7, ["names 0 bearers", "eth3"]),
+        (
+            "secondary = \"eth4\"",
+            "secondary = \"eth4\", third = \"eth5\"",
+            7,
+            ["names 3 bearers", "uses 2 links to a peer"],
+        ),
         ("secondary = \"eth4\"", "secondary = \"eth3\"", 9, ["primary and secondary", "eth3"]),
         ("secondary = \"eth4\"", "secondary = \"eth0\"", 9, ["bearer secondary", "arbitrator's interface"]),
         ("secondary = \"eth4\"", "secondary = \"eth1\"", 15, ["172.16.9.61/24", "bearer secondary"]),

@@ -170,7 +170,7 @@ fn the_page_knows_no_alarm_that_is_not_raised() {
 #[test]
 fn the_catalogue_explains_alarms_by_the_readmes_table() {
     let catalogue = read("config/dre.catalog");
-    let id = Notice::AlarmRaised { alarm: String::new(), subject: None, text: String::new() }.id();
+    let id = Notice::AlarmRaised { alarm: String::new(), subject: String::new(), text: String::new() }.id();
     let entry = catalogue.split(id).nth(1).and_then(|rest| rest.split("\n-- ").next()).expect("an entry");
     let installed = "/share/doc/dre/README.md";
     for needed in ["@DRE_ALARM@", "@DRE_TEXT@", "table of alarms", &format!("/usr{installed}")] {
@@ -250,6 +250,7 @@ fn the_catalogue_explains_every_notice_and_no_other() {
     let text = || String::new();
     let all = [
         Notice::RoleChanged { from: "", to: "", rule: "", term: 0, evidence: text() },
+        Notice::Suspected { withdrawn: true, silent_us: 0, at_us: 0 },
         Notice::AlarmRaised { alarm: text(), subject: text(), text: text() },
         Notice::AlarmCleared { alarm: text(), subject: text() },
         Notice::TakenOver { here: true, gap_us: 0, rule: text() },

@@ -1,17 +1,25 @@
 //! dre-tipc (`dre-tipc.service`): brings TIPC up as `dre.toml` says: network id, address, bearers, tolerance.
 //!
 //! It asks iproute2's `tipc` and not the kernel's netlink itself: an operator can type the same lines, they are in the
-//! journal as they were run, and nothing here is in a hurry. What is already so is left alone; what this machine's
-//! kernel took once (network id, address) and is otherwise is an error that says how to get out of it.
+//! journal as they were run, and nothing here is in a hurry. What is already so is left alone.
+//!
+//! | what is wrong | what follows |
+//! |---|---|
+//! | the kernel took another network id or address once, it has no TIPC, `tipc` is not installed | words, exit 78: no second try mends it |
+//! | network id or address cannot be set | words, exit 1: systemd tries again |
+//! | a bearer cannot be had | words in the unit's status; the others are set up, the unit is active: its stop undoes them. dre-elect has it run again when an interface appears |
+//!
+//! The unit's status begins with "trouble:" where something is wrong; dre-elect makes an alarm of it.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use dre::config::{self, Tipc, TipcAddress};
-use dre::shell::tipc;
+use dre::config::{self, Tipc};
+use dre::shell::tipc::tool::{self, Failure, State};
+use dre::shell::tipc::{self, AGAIN};
 
 /// TIPC for dre: what dre-tipc.service runs.
 #[derive(Parser)]
@@ -35,27 +43,42 @@ enum Action {
     Show,
 }
 
-/// TIPC on this machine.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct State {
-    network_id: u32,
-    /// 0: none yet.
-    address: u32,
-    /// Interfaces of enabled Ethernet bearers, with their tolerance in ms.
-    bearers: Vec<(String, u64)>,
+/// A command line of `tipc`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Step {
+    NetworkId(u32),
+    Address(String),
+    Disable(String),
+    Enable(String),
+    Tolerance(String, u64),
 }
 
-/// What there is to do: command lines of `tipc`, and what cannot be done (now).
+impl Step {
+    fn words(&self) -> Vec<String> {
+        let text = match self {
+            Self::NetworkId(id) => format!("node set netid {id}"),
+            Self::Address(address) => format!("node set address {address}"),
+            Self::Disable(interface) => format!("bearer disable media eth device {interface}"),
+            Self::Enable(interface) => format!("bearer enable media eth device {interface}"),
+            Self::Tolerance(interface, ms) => {
+                format!("bearer set tolerance {ms} media eth device {interface}")
+            }
+        };
+        text.split(' ').map(str::to_owned).collect()
+    }
+}
+
+/// What there is to do, and what cannot be done.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Plan {
-    steps: Vec<Vec<String>>,
-    /// Interfaces whose bearer a step enables.
-    enables: Vec<String>,
+    /// Without these nothing else.
+    node: Vec<Step>,
+    /// What belongs together: a bearer each. One that fails does not keep the others down.
+    bearers: Vec<Vec<Step>>,
+    /// Bearers that cannot be had now.
     troubles: Vec<String>,
-}
-
-fn line(words: &[&str]) -> Vec<String> {
-    words.iter().map(|w| (*w).to_owned()).collect()
+    /// What the kernel took once and keeps: nothing can be done.
+    refusals: Vec<String>,
 }
 
 /// `ours`: interfaces that an earlier run enabled.
@@ -67,117 +90,83 @@ fn plan(
     ours: &BTreeSet<String>,
 ) -> Plan {
     let mut plan = Plan::default();
-    let fresh = state.address == 0;
+    let fresh = state.address.0 == 0;
     if state.network_id != wanted.network_id {
         if fresh {
-            plan.steps.push(line(&["node", "set", "netid", &wanted.network_id.to_string()]));
+            plan.node.push(Step::NetworkId(wanted.network_id));
         } else {
-            plan.troubles.push(format!(
+            plan.refusals.push(format!(
                 "TIPC of this machine has joined network {}, and {} is asked for: the kernel takes a network id only before the \
-                 address; stop what uses TIPC, then: modprobe -r tipc && systemctl restart dre-tipc dre; or reboot",
+                 address; {AGAIN}",
                 state.network_id, wanted.network_id
             ));
         }
     }
     if fresh {
-        plan.steps.push(line(&["node", "set", "address", &wanted.local.to_string()]));
-    } else if state.address != wanted.local.0 {
-        plan.troubles.push(format!(
-            "TIPC of this machine has the address {}, and {} is asked for: the kernel takes an address once; stop what uses \
-             TIPC, then: modprobe -r tipc && systemctl restart dre-tipc dre; or reboot",
-            TipcAddress(state.address),
-            wanted.local
+        plan.node.push(Step::Address(wanted.local.to_string()));
+    } else if state.address != wanted.local {
+        plan.refusals.push(format!(
+            "TIPC of this machine has the address {}, and {} is asked for: the kernel takes an address once; {AGAIN}",
+            state.address, wanted.local
         ));
     }
     // Bearers of another network or address would speak to the wrong ones.
-    if !plan.troubles.is_empty() {
-        plan.steps.clear();
+    if !plan.refusals.is_empty() {
+        plan.node.clear();
         return plan;
     }
+    let is_enabled = |interface: &str| state.bearers.iter().find(|(enabled, _)| enabled == interface);
     for interface in ours.iter().filter(|i| !wanted.bearers.iter().any(|b| b.interface == **i)) {
-        if state.bearers.iter().any(|(enabled, _)| enabled == interface) {
-            plan.steps.push(line(&["bearer", "disable", "media", "eth", "device", interface]));
+        if is_enabled(interface).is_some() {
+            plan.bearers.push(vec![Step::Disable(interface.clone())]);
         }
     }
-    let tolerance = tolerance_ms.to_string();
     for bearer in &wanted.bearers {
         let interface = bearer.interface.as_str();
-        let enabled = state.bearers.iter().find(|(enabled, _)| enabled == interface);
+        let enabled = is_enabled(interface);
         if enabled.is_none() && !interfaces.contains(interface) {
             plan.troubles.push(format!(
-                "link {}: this machine has no {interface} (now); it is tried again every few seconds",
+                "link {}: this machine has no {interface}: its bearer is enabled when it appears; look at its driver, or mend \
+                 bearers in [heartbeat.tipc]",
                 bearer.name
             ));
             continue;
         }
+        let mut steps = vec![];
         if enabled.is_none() {
-            plan.steps.push(line(&["bearer", "enable", "media", "eth", "device", interface]));
-            plan.enables.push(interface.to_owned());
+            steps.push(Step::Enable(interface.to_owned()));
         }
         // A tolerance given with `enable` is taken and ignored by the kernel.
         if enabled.is_none_or(|(_, is)| *is != tolerance_ms) {
-            plan.steps.push(line(&[
-                "bearer",
-                "set",
-                "tolerance",
-                &tolerance,
-                "media",
-                "eth",
-                "device",
-                interface,
-            ]));
+            steps.push(Step::Tolerance(interface.to_owned(), tolerance_ms));
+        }
+        if !steps.is_empty() {
+            plan.bearers.push(steps);
         }
     }
     plan
 }
 
-/// Runs iproute2's `tipc`; its output, or what it said.
-fn run(words: &[String]) -> Result<String, String> {
-    let spoken = format!("tipc {}", words.join(" "));
-    let out = Command::new("tipc").args(words).output().map_err(|error| {
-        format!("cannot run {spoken:?}: {error}; the command comes with the package iproute2")
-    })?;
-    let words = String::from_utf8_lossy(&out.stderr).trim().to_owned();
-    if out.status.success() {
-        return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
+/// How a run ended.
+#[derive(Debug, PartialEq, Eq)]
+enum End {
+    /// Everything is as it should be; what to say of it.
+    Good(String),
+    /// It stands, but for these.
+    Troubled(Vec<String>),
+    /// Another try may do it.
+    Failed(Vec<String>),
+    /// No other try will.
+    Refused(Vec<String>),
+}
+
+impl From<Failure> for End {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::Absent(text) => Self::Refused(vec![text]),
+            Failure::Said(text) => Self::Failed(vec![text]),
+        }
     }
-    Err(format!("{spoken:?} failed: {}", if words.is_empty() { out.status.to_string() } else { words }))
-}
-
-fn ask(words: &[&str]) -> Result<String, String> {
-    run(&line(words))
-}
-
-/// "1001017" as `tipc node get address` prints it: hexadecimal, without a prefix.
-fn address(text: &str) -> Option<u32> {
-    u32::from_str_radix(text.trim(), 16).ok()
-}
-
-/// "eth:eth3" lines of `tipc bearer list`.
-fn bearers(text: &str) -> Vec<String> {
-    text.lines().filter_map(|l| l.trim().strip_prefix("eth:")).map(str::to_owned).collect()
-}
-
-fn observe() -> Result<State, String> {
-    let number = |text: String, what: &str| {
-        let unclear = || format!("{what} is not understood: {:?}", text.trim());
-        text.trim().parse::<u64>().map_err(|_| unclear())
-    };
-    let network_id = u32::try_from(number(ask(&["node", "get", "netid"])?, "the network id")?).unwrap_or(0);
-    let shown = ask(&["node", "get", "address"])?;
-    let address =
-        address(&shown).ok_or_else(|| format!("the address is not understood: {:?}", shown.trim()))?;
-    let mut state = State { network_id, address, bearers: vec![] };
-    for interface in bearers(&ask(&["bearer", "list"])?) {
-        let tolerance = ask(&["bearer", "get", "tolerance", "media", "eth", "device", &interface])?;
-        state.bearers.push((interface, number(tolerance, "the tolerance")?));
-    }
-    Ok(state)
-}
-
-fn interfaces() -> BTreeSet<String> {
-    let all = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
-    all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
 }
 
 /// What this service enabled since boot: one interface a line.
@@ -196,47 +185,117 @@ fn remember(file: &Path, ours: &BTreeSet<String>) -> Result<(), String> {
     std::fs::write(file, text).map_err(|error| format!("{}: {error}", file.display()))
 }
 
-fn up(wanted: &Tipc, tolerance_ms: u64) -> Result<(), String> {
+/// Does it. `run` runs a step; `keep` writes down which bearers are ours: before one is enabled (what is enabled and not
+/// written down would never be undone), and corrected after each step (what was not enabled here is not ours).
+fn carry_out(
+    plan: Plan,
+    ours: &mut BTreeSet<String>,
+    mut run: impl FnMut(&Step) -> Result<(), Failure>,
+    mut keep: impl FnMut(&BTreeSet<String>) -> Result<(), String>,
+) -> Result<Vec<String>, Failure> {
+    plan.node.iter().try_for_each(&mut run)?;
+    let mut troubles = plan.troubles;
+    for steps in plan.bearers {
+        for step in steps {
+            if let Step::Enable(interface) = &step {
+                ours.insert(interface.clone());
+                keep(ours).map_err(Failure::Said)?;
+            }
+            let done = run(&step);
+            match (&step, &done) {
+                (Step::Enable(interface), Err(_)) | (Step::Disable(interface), Ok(())) => {
+                    ours.remove(interface);
+                    keep(ours).map_err(Failure::Said)?;
+                }
+                _ => {}
+            }
+            match done {
+                Ok(()) => {}
+                Err(failure @ Failure::Absent(_)) => return Err(failure),
+                Err(Failure::Said(text)) => {
+                    troubles.push(format!("{text}; journalctl -k says more of the interface"));
+                    break;
+                }
+            }
+        }
+    }
+    Ok(troubles)
+}
+
+fn execute(step: &Step) -> Result<(), Failure> {
+    let words = step.words();
+    println!("tipc {}", words.join(" "));
+    tool::run(&words).map(drop)
+}
+
+fn up(wanted: &Tipc, tolerance_ms: u64) -> End {
+    let file = memory();
+    let state = match tool::observe() {
+        Ok(state) => state,
+        Err(failure) => return failure.into(),
+    };
+    // A bearer that went with its interface, or by another hand, is not ours any more.
+    let mut ours = remembered(&file);
+    ours.retain(|interface| state.bearers.iter().any(|(enabled, _)| enabled == interface));
+    let plan = plan(&state, wanted, tolerance_ms, &interfaces(), &ours);
+    if !plan.refusals.is_empty() {
+        return End::Refused(plan.refusals);
+    }
+    match carry_out(plan, &mut ours, execute, |ours| remember(&file, ours)) {
+        Err(failure) => failure.into(),
+        Ok(troubles) if !troubles.is_empty() => End::Troubled(troubles),
+        Ok(_) => {
+            let names: Vec<&str> = wanted.bearers.iter().map(|b| b.interface.as_str()).collect();
+            End::Good(format!(
+                "network {}, address {}, bearers {}, tolerance {tolerance_ms} ms",
+                wanted.network_id,
+                wanted.local,
+                names.join(" ")
+            ))
+        }
+    }
+}
+
+fn interfaces() -> BTreeSet<String> {
+    let all = std::fs::read_dir("/sys/class/net").into_iter().flatten().flatten();
+    all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+}
+
+fn down() -> End {
     let file = memory();
     let mut ours = remembered(&file);
-    let plan = plan(&observe()?, wanted, tolerance_ms, &interfaces(), &ours);
-    ours.retain(|interface| wanted.bearers.iter().any(|b| b.interface == *interface));
-    ours.extend(plan.enables.iter().cloned());
-    // Before the deed: what is enabled and then not written down would never be undone.
-    remember(&file, &ours)?;
-    for step in &plan.steps {
-        println!("tipc {}", step.join(" "));
-        run(step)?;
+    let enabled = match (ours.is_empty(), tool::enabled()) {
+        // Without the module there are no bearers; asking must not load it again.
+        (true, _) => vec![],
+        (false, Err(_)) if !Path::new("/sys/module/tipc").exists() => vec![],
+        (false, Err(failure)) => return failure.into(),
+        (false, Ok(enabled)) => enabled,
+    };
+    ours.retain(|interface| enabled.contains(interface));
+    let bearers = ours.iter().map(|interface| vec![Step::Disable(interface.clone())]).collect();
+    let plan = Plan { bearers, ..Plan::default() };
+    let kept = remember(&file, &ours).map_err(Failure::Said);
+    match kept.and_then(|()| carry_out(plan, &mut ours, execute, |ours| remember(&file, ours))) {
+        Ok(troubles) if troubles.is_empty() => End::Good("nothing of dre is set up in TIPC".into()),
+        Ok(troubles) => End::Failed(troubles),
+        Err(failure) => failure.into(),
     }
-    if plan.troubles.is_empty() { Ok(()) } else { Err(plan.troubles.join("\n")) }
 }
 
-fn down() -> Result<(), String> {
-    let file = memory();
-    let ours = remembered(&file);
-    let enabled = bearers(&ask(&["bearer", "list"])?);
-    for interface in ours.iter().filter(|i| enabled.contains(i)) {
-        println!("tipc bearer disable media eth device {interface}");
-        ask(&["bearer", "disable", "media", "eth", "device", interface])?;
-    }
-    remember(&file, &BTreeSet::new())
-}
-
-fn show(wanted: &Tipc, tolerance_ms: u64) -> Result<(), String> {
-    let state = observe()?;
+fn show(wanted: &Tipc, tolerance_ms: u64) -> Result<String, Failure> {
+    let state = tool::observe()?;
     let plan = plan(&state, wanted, tolerance_ms, &interfaces(), &remembered(&memory()));
-    let mut text = format!("network id {}, address {}\n", state.network_id, TipcAddress(state.address));
+    let mut text = format!("network id {}, address {}\n", state.network_id, state.address);
     for (interface, tolerance) in &state.bearers {
         let _ = writeln!(text, "bearer {interface}, tolerance {tolerance} ms");
     }
-    for step in &plan.steps {
-        let _ = writeln!(text, "to do: tipc {}", step.join(" "));
+    for step in plan.node.iter().chain(plan.bearers.iter().flatten()) {
+        let _ = writeln!(text, "to do: tipc {}", step.words().join(" "));
     }
-    for trouble in &plan.troubles {
+    for trouble in plan.troubles.iter().chain(&plan.refusals) {
         let _ = writeln!(text, "trouble: {trouble}");
     }
-    print!("{text}");
-    Ok(())
+    Ok(text)
 }
 
 fn main() -> ExitCode {
@@ -253,19 +312,19 @@ fn main() -> ExitCode {
         }
     };
     let Some(wanted) = &settings.tipc else {
-        println!("dre-tipc: the heartbeats' transport is not TIPC: nothing to do");
-        return ExitCode::SUCCESS;
+        println!("dre-tipc: the heartbeats' transport is not TIPC");
+        // After a reload that took TIPC away: what was set up for it would lie open for nothing.
+        return if matches!(args.action, Action::Up) { finish(down()) } else { ExitCode::SUCCESS };
     };
     if let Err(error) = tipc::available() {
-        eprintln!("<3>dre-tipc: {error}");
-        return ExitCode::FAILURE;
+        return finish(End::Refused(vec![error.to_string()]));
     }
     let dead_after = settings.heartbeat.dead_after();
     let tolerance = Tipc::tolerance(dead_after);
-    if tolerance != dead_after / 2 {
+    if tolerance > dead_after / 2 {
         println!(
-            "dre-tipc: a link's tolerance would be D/2, and the kernel takes 50 ms to 30 s: {} ms for D = {} ms; a single link's loss \
-             is seen after that, the peer's loss after D all the same",
+            "dre-tipc: a link's tolerance would be D/2, and the kernel takes no less than {} ms: with D = {} ms a single link's loss \
+             is seen later than that, the peer's loss after D all the same",
             tolerance.as_millis(),
             dead_after.as_millis()
         );
@@ -273,26 +332,40 @@ fn main() -> ExitCode {
     let tolerance_ms = u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX);
     match args.action {
         Action::Up => finish(up(wanted, tolerance_ms)),
-        Action::Show | Action::Down => finish(show(wanted, tolerance_ms)),
+        Action::Show | Action::Down => match show(wanted, tolerance_ms) {
+            Ok(text) => {
+                print!("{text}");
+                ExitCode::SUCCESS
+            }
+            Err(failure) => finish(failure.into()),
+        },
     }
 }
 
-fn finish(done: Result<(), String>) -> ExitCode {
-    match done {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(text) => {
-            for line in text.lines() {
-                eprintln!("<3>dre-tipc: {line}");
-            }
-            ExitCode::FAILURE
+/// Says it to systemd (`systemctl status`, dre-elect) and to the journal.
+fn finish(end: End) -> ExitCode {
+    let (troubles, code) = match end {
+        End::Good(text) => {
+            let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&text)]);
+            println!("dre-tipc: {text}");
+            return ExitCode::SUCCESS;
         }
+        End::Troubled(troubles) => (troubles, ExitCode::SUCCESS),
+        End::Failed(troubles) => (troubles, ExitCode::FAILURE),
+        End::Refused(troubles) => (troubles, ExitCode::from(config::EXIT_CONFIG)),
+    };
+    let all = format!("trouble: {}", troubles.join(" / "));
+    let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&all)]);
+    for trouble in troubles {
+        eprintln!("<3>dre-tipc: {trouble}");
     }
+    code
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use dre::config::Bearer;
+    use dre::config::{Bearer, TipcAddress};
 
     fn wanted() -> Tipc {
         let bearer = |name: &str, interface: &str| Bearer { name: name.into(), interface: interface.into() };
@@ -308,13 +381,18 @@ mod tests {
         names.iter().map(|n| (*n).to_owned()).collect()
     }
 
+    fn state(network_id: u32, address: u32, bearers: &[(&str, u64)]) -> State {
+        let bearers = bearers.iter().map(|(i, t)| ((*i).to_owned(), *t)).collect();
+        State { network_id, address: TipcAddress(address), bearers }
+    }
+
     fn steps(plan: &Plan) -> Vec<String> {
-        plan.steps.iter().map(|s| s.join(" ")).collect()
+        plan.node.iter().chain(plan.bearers.iter().flatten()).map(|s| s.words().join(" ")).collect()
     }
 
     #[test]
     fn a_fresh_machine_gets_all_of_it_and_then_nothing_more() {
-        let fresh = State { network_id: 4711, address: 0, bearers: vec![] };
+        let fresh = state(4711, 0, &[]);
         let first = plan(&fresh, &wanted(), 50, &set(&["eth3", "eth4"]), &set(&[]));
         assert_eq!(
             steps(&first),
@@ -327,28 +405,28 @@ mod tests {
                 "bearer set tolerance 50 media eth device eth4",
             ]
         );
-        assert_eq!(first.enables, ["eth3", "eth4"]);
-        let bearers = vec![("eth3".to_owned(), 50), ("eth4".to_owned(), 50)];
-        let done = State { network_id: 1983, address: 0x0100_1017, bearers };
+        let done = state(1983, 0x0100_1017, &[("eth3", 50), ("eth4", 50)]);
         assert_eq!(plan(&done, &wanted(), 50, &set(&["eth3", "eth4"]), &set(&["eth3"])), Plan::default());
     }
 
     #[test]
-    fn what_the_kernel_took_once_is_an_error_and_nothing_is_done() {
+    fn what_the_kernel_took_once_is_refused_and_nothing_is_done() {
         for (network_id, address, words) in
             [(4711, 0x0100_1017, "joined network 4711"), (1983, 0x0100_1018, "the address 1.1.24")]
         {
-            let other = State { network_id, address, bearers: vec![] };
+            let other = state(network_id, address, &[]);
             let plan = plan(&other, &wanted(), 50, &set(&["eth3", "eth4"]), &set(&[]));
-            assert!(plan.steps.is_empty() && plan.troubles.len() == 1, "{plan:?}");
-            assert!(plan.troubles[0].contains(words) && plan.troubles[0].contains("modprobe -r tipc"));
+            assert!(steps(&plan).is_empty() && plan.refusals.len() == 1, "{plan:?}");
+            let text = &plan.refusals[0];
+            let remedy =
+                "; systemctl stop dre dre-tipc && modprobe -r tipc && systemctl start dre (or reboot)";
+            assert!(text.contains(words) && text.ends_with(remedy), "{text}");
         }
     }
 
     #[test]
     fn a_missing_interface_does_not_keep_the_other_down_and_only_ours_is_taken_off() {
-        let bearers = vec![("eth5".to_owned(), 1500), ("eth6".to_owned(), 1500), ("eth3".to_owned(), 1500)];
-        let state = State { network_id: 1983, address: 0x0100_1017, bearers };
+        let state = state(1983, 0x0100_1017, &[("eth5", 1500), ("eth6", 1500), ("eth3", 1500)]);
         let plan = plan(&state, &wanted(), 300, &set(&["eth3"]), &set(&["eth5"]));
         assert_eq!(
             steps(&plan),
@@ -357,11 +435,73 @@ mod tests {
         assert!(plan.troubles[0].contains("link secondary: this machine has no eth4"), "{:?}", plan.troubles);
     }
 
+    /// Runs a plan of which some steps fail: what was run, which bearers are ours at each moment and at the end, what was said.
+    fn carried(
+        plan: Plan,
+        ours: &[&str],
+        fails: &str,
+    ) -> (Vec<String>, Vec<BTreeSet<String>>, BTreeSet<String>, Result<Vec<String>, Failure>) {
+        let (mut ran, mut written, mut ours) = (vec![], vec![], set(ours));
+        let run = |step: &Step| {
+            let words = step.words().join(" ");
+            ran.push(words.clone());
+            if !fails.is_empty() && words.starts_with(fails) {
+                return Err(Failure::Said(format!("{words}: no")));
+            }
+            Ok(())
+        };
+        let keep = |ours: &BTreeSet<String>| {
+            written.push(ours.clone());
+            Ok(())
+        };
+        let said = carry_out(plan, &mut ours, run, keep);
+        (ran, written, ours, said)
+    }
+
     #[test]
-    fn the_tools_output_is_understood() {
-        assert_eq!(address("1001017\n"), Some(0x0100_1017));
-        assert_eq!(address("0\n"), Some(0));
-        assert_eq!(bearers("eth:eth3\nudp:x\neth:eth4\n"), ["eth3", "eth4"]);
-        assert_eq!(bearers("No bearers\n"), Vec::<String>::new());
+    fn a_bearer_that_fails_does_not_keep_the_others_down_and_is_not_ours() {
+        let plan = || plan(&state(4711, 0, &[]), &wanted(), 50, &set(&["eth3", "eth4"]), &set(&[]));
+        let (ran, written, ours, said) = carried(plan(), &[], "bearer enable media eth device eth3");
+        assert_eq!(
+            ran[2..],
+            [
+                "bearer enable media eth device eth3",
+                "bearer enable media eth device eth4",
+                "bearer set tolerance 50 media eth device eth4",
+            ]
+        );
+        // Written before the deed, taken back after it failed.
+        assert_eq!(written, [set(&["eth3"]), set(&[]), set(&["eth4"])]);
+        assert_eq!(ours, set(&["eth4"]));
+        let troubles = said.expect("the rest stands");
+        assert!(troubles.len() == 1 && troubles[0].contains("device eth3: no"), "{troubles:?}");
+        // Without an address there is nothing to enable.
+        let (ran, written, _, said) = carried(plan(), &[], "node set address");
+        assert_eq!((ran.len(), written.len()), (2, 0));
+        assert!(said.is_err());
+        // Enabled, and the tolerance refused: it stays ours.
+        let (_, _, ours, said) = carried(plan(), &[], "bearer set tolerance 50 media eth device eth4");
+        assert_eq!((ours, said.map(|t| t.len())), (set(&["eth3", "eth4"]), Ok(1)));
+    }
+
+    #[test]
+    fn what_could_not_be_disabled_stays_ours() {
+        let plan = || Plan {
+            bearers: ["eth3", "eth4"].map(|i| vec![Step::Disable(i.to_owned())]).into(),
+            ..Plan::default()
+        };
+        let (ran, _, ours, said) = carried(plan(), &["eth3", "eth4"], "bearer disable media eth device eth3");
+        assert_eq!((ran.len(), ours, said.map(|t| t.len())), (2, set(&["eth3"]), Ok(1)));
+        let (_, written, ours, _) = carried(plan(), &["eth3", "eth4"], "");
+        assert_eq!((written.last(), ours), (Some(&set(&[])), set(&[])));
+    }
+
+    /// What a second try cannot mend must not be tried every few seconds.
+    #[test]
+    fn what_is_missing_for_good_ends_with_78() {
+        assert_eq!(finish(End::Refused(vec!["no TIPC".into()])), ExitCode::from(78));
+        assert_eq!(finish(Failure::Absent("no tool".into()).into()), ExitCode::from(78));
+        assert_eq!(finish(Failure::Said("busy".into()).into()), ExitCode::FAILURE);
+        assert_eq!(finish(End::Troubled(vec!["no eth4".into()])), ExitCode::SUCCESS);
     }
 }

@@ -146,11 +146,17 @@ pub enum Event<'a> {
     PeerProcess {
         present: bool,
     },
+    /// The kernel (TIPC) says whether any link reaches the peer's node: words for the operator, nothing to decide by.
+    PeerNode {
+        reachable: bool,
+    },
     /// The kernel (TIPC) knows the state of this link itself.
     Bearer {
         link: usize,
         up: bool,
     },
+    /// What the kernel said of process, node and links holds no longer: it is not heard, or other sockets were opened.
+    KernelSilent,
     /// Something outside is not as it should be (or is again): an alarm for the operator, nothing to decide by.
     Trouble {
         name: &'static str,
@@ -317,6 +323,8 @@ pub struct Node {
     says: Option<PeerSays>,
     /// The kernel saw the peer's election process end.
     peer_gone: bool,
+    /// The kernel has no link to the peer's node.
+    peer_unreachable: bool,
     /// What the kernel says of each link, where it says anything.
     bearers: Vec<Option<bool>>,
     troubles: BTreeMap<&'static str, String>,
@@ -402,6 +410,7 @@ impl Node {
             evidence: Evidence::default(),
             says: None,
             peer_gone: false,
+            peer_unreachable: false,
             bearers: vec![None; links],
             troubles: BTreeMap::new(),
             vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
@@ -471,6 +480,16 @@ impl Node {
     /// The peer is there, by fresh datagrams.
     pub fn hears_peer(&self, now: Moment) -> bool {
         matches!(self.liveness.heard(now), Heard::Heard | Heard::Suspect)
+    }
+
+    /// When the peer was last heard; the start of this process if it never was.
+    pub fn heard_at(&self) -> Moment {
+        self.liveness.fresh_at()
+    }
+
+    /// The kernel says that the peer's election process is not there.
+    pub fn process_is_gone(&self) -> bool {
+        self.peer_gone
     }
 
     /// What this node promised the peer.
@@ -579,6 +598,15 @@ impl Node {
             }
             Event::PeerProcess { present } => {
                 self.peer_gone = !present;
+                self.next_housekeeping = now;
+            }
+            Event::PeerNode { reachable } => {
+                self.peer_unreachable = !reachable;
+                self.next_housekeeping = now;
+            }
+            Event::KernelSilent => {
+                (self.peer_gone, self.peer_unreachable) = (false, false);
+                self.bearers.fill(None);
                 self.next_housekeeping = now;
             }
             Event::Bearer { link, up } => {
@@ -999,6 +1027,11 @@ impl Node {
             Some(Some(false)) => (LinkState::Down, rtt, loss),
             _ => (heard, rtt, loss),
         }
+    }
+
+    /// Whether this link's round trip and loss are not its own but those of all heartbeats: the kernel chooses the link.
+    fn is_shared(&self, index: usize) -> bool {
+        self.bearers.get(index).is_some_and(Option::is_some)
     }
 
     fn peer(&self, now: Moment) -> Peer {

@@ -28,6 +28,12 @@ pub fn wall_ms() -> i64 {
     i64::try_from(since.as_millis()).unwrap_or(i64::MAX)
 }
 
+/// Microseconds since 1970 on the wall clock: for the journal, to be held beside what others recorded.
+pub fn wall_us() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
+}
+
 /// A moment as RFC 3339 in UTC, by the wall clock as it stands now.
 pub fn rfc3339(moment: Moment) -> String {
     let ago = i64::try_from(now().since(moment).as_millis()).unwrap_or(i64::MAX);

@@ -19,3 +19,4 @@ pub mod state;
 pub mod stream;
 pub mod tipc;
 pub mod udp;
+pub mod unit;

@@ -34,4 +34,11 @@ impl Ready {
             guard.clear_ready();
         }
     }
+
+    /// Waits until it may be written to: a connection that was asked for is there, or refused. Cancel safe.
+    pub async fn writable(&self) {
+        if let Ok(mut guard) = self.0.writable().await {
+            guard.clear_ready();
+        }
+    }
 }

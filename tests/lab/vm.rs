@@ -211,7 +211,8 @@ impl Vm {
         let disk = home.join("disk.img");
         done(
             Command::new("mke2fs")
-                .args(["-q", "-F", "-t", "ext4", "-O", "^has_journal", "-E", "lazy_itable_init=1", "-d"])
+                // With a journal: a machine that is killed comes back to a file system that holds.
+                .args(["-q", "-F", "-t", "ext4", "-E", "lazy_itable_init=1", "-d"])
                 .arg(&root)
                 .arg(&disk)
                 .arg("4G"),
@@ -489,6 +490,42 @@ impl Vm {
         self.run(&argv)
     }
 
+    /// Where the journal ends now.
+    pub fn cursor(&self) -> Result<String> {
+        let out = self.run(&["journalctl", "-n0", "--show-cursor", "-q"])?;
+        let cursor = out.lines().find_map(|l| l.strip_prefix("-- cursor: "));
+        Ok(cursor.with_context(|| format!("no cursor: {out}"))?.to_owned())
+    }
+
+    /// What the journal has after a cursor, as it is printed; `args` as for journalctl.
+    pub fn journal_after(&self, cursor: &str, args: &[&str]) -> Result<String> {
+        let mut argv = vec!["journalctl", "--no-pager", "-o", "short-monotonic", "--after-cursor", cursor];
+        argv.extend_from_slice(args);
+        self.run(&argv)
+    }
+
+    /// The same, as journald's JSON, an entry each.
+    pub fn entries_after(&self, cursor: &str, args: &[&str]) -> Result<Vec<Value>> {
+        let mut argv = vec!["journalctl", "--no-pager", "-o", "json", "--after-cursor", cursor];
+        argv.extend_from_slice(args);
+        self.run(&argv)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
+    }
+
+    /// What the guest's wall clock is ahead of the host's, in seconds, and how far that may be off.
+    pub fn clock(&self) -> Result<(f64, f64)> {
+        let host = || std::time::SystemTime::UNIX_EPOCH.elapsed().map(|d| d.as_secs_f64());
+        let mut best = (0.0, f64::MAX);
+        for _ in 0..8 {
+            let before = host()?;
+            let guest = self.ask("guest-get-time", &json!({}))?.as_f64().context("guest-get-time")? / 1e9;
+            let after = host()?;
+            if (after - before) / 2.0 < best.1 {
+                best = (guest - f64::midpoint(before, after), (after - before) / 2.0);
+            }
+        }
+        Ok(best)
+    }
+
     // --- faults -------------------------------------------------------------------------------------------
 
     /// Commands to QEMU itself, in one connection.
@@ -524,6 +561,26 @@ impl Vm {
     pub fn plug(&self, interface: &str, net: &str) -> Result<()> {
         let (port, bridge) = (format!("{}-{interface}", self.name), format!("br-{net}"));
         net::ip(&["-n", &self.net.ns("switch"), "link", "set", &port, "master", &bridge], "")
+    }
+
+    /// An interface taken out of the running machine (its driver lets go of it), or put back, up, with its addresses.
+    pub fn plugged(&self, interface: &str, there: bool) -> Result<()> {
+        let driver = "/sys/bus/virtio/drivers/virtio_net";
+        if there {
+            let again = network_script(self.name);
+            let lines: String =
+                again.lines().filter(|l| l.contains(interface)).map(|l| format!("{l}\n")).collect();
+            let wait = format!(
+                "for n in $(seq 100); do [ -e /sys/class/net/{interface} ] && break; sleep 0.1; done"
+            );
+            self.sh(&format!("cat /run/unplugged-{interface} > {driver}/bind\n{wait}\n{lines}"))?;
+        } else {
+            self.sh(&format!(
+                "set -e; device=$(basename $(readlink /sys/class/net/{interface}/device))\n\
+                 echo $device > /run/unplugged-{interface}; echo $device > {driver}/unbind"
+            ))?;
+        }
+        Ok(())
     }
 
     /// The whole machine stands still, its kernel and clocks too; or goes on.

@@ -62,10 +62,14 @@ fn run(argv: &[&str]) -> Result<()> {
 
 /// `make install` of what cargo has built, and what a package's postinst does.
 pub fn install(root: &Path, toml: &str) -> Result<()> {
+    // What cargo test has just built; `make bench` measures the release.
+    install_as(root, toml, &std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into()))
+}
+
+/// The same, as cargo has built it with this profile.
+pub fn install_as(root: &Path, toml: &str, profile: &str) -> Result<()> {
     use std::os::unix::fs::PermissionsExt;
     let at = |path: &str| root.join(path);
-    // What cargo test has just built; `make bench` measures the release.
-    let profile = std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into());
     let (to, profile) = (format!("DESTDIR={}", root.display()), format!("PROFILE={profile}"));
     run(&["make", "install", &to, &profile, "CARGO=true"])?;
     run(&["systemd-sysusers", &format!("--root={}", root.display())])?;

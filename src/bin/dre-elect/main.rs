@@ -29,14 +29,17 @@ use dre::shell::ping::{Pinger, Pong};
 use dre::shell::realtime;
 use dre::shell::state::{self, Keeper};
 use dre::shell::stream::{Listener, Stream};
+use dre::shell::unit::{self, Watch};
 use dre::snapshot::{Service, Status};
-use dre::stream::Report;
+use dre::stream::{Order, Report};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 mod heartbeats;
+mod setup;
 
 use heartbeats::Heartbeats;
+use setup::{Ground, Setup};
 
 /// What readers of the status see is never older than this.
 const PUBLISH_EVERY: Duration = Duration::from_millis(100);
@@ -148,6 +151,7 @@ struct Elect {
     settings: Settings,
     node: Node,
     heartbeats: Heartbeats,
+    setup: TipcSetup,
     pinger: Pinger,
     manager: Manager,
     keeper: Keeper,
@@ -162,6 +166,8 @@ struct Elect {
     publish_at: Moment,
     said: String,
     takeover: Option<String>,
+    /// The round of evidence that was last told of.
+    round: u64,
     inhibitor: Release,
     /// systemd asked for the end, not only for the role.
     terminated: bool,
@@ -169,6 +175,31 @@ struct Elect {
     /// The way of the thread that watches for what the machine does not have, and the number of the newest.
     host_tell: mpsc::Sender<(u64, Option<String>)>,
     host_watch: Arc<AtomicU64>,
+}
+
+/// dre-tipc.service, where TIPC is configured: what is known of it, and the thread that watches it.
+struct TipcSetup {
+    state: Setup,
+    watch: Option<Watch>,
+    facts: mpsc::Sender<unit::Fact>,
+    /// Why the wire cannot be looked at, as it was last said.
+    blind: Option<String>,
+}
+
+impl TipcSetup {
+    /// The configuration is another one, or the first.
+    fn renew(&mut self, settings: &Settings, journal: &Journal, now: Moment) {
+        self.state.renew(now);
+        // Once started it goes on: with another transport nothing is asked and nothing is made of what it says.
+        if settings.tipc.is_some() && self.watch.is_none() {
+            match Watch::start("dre-tipc.service", self.facts.clone()) {
+                Ok(watch) => self.watch = Some(watch),
+                Err(error) => journal.log(Notice::Trouble {
+                    text: format!("dre-tipc.service is not watched: no thread for it: {error}"),
+                }),
+            }
+        }
+    }
 }
 
 /// In the order in which the core counts them.
@@ -196,6 +227,7 @@ impl Elect {
                 Action::Send { link, bytes } => self.heartbeats.send(link, &bytes[..], clock::now()),
                 Action::Ping => self.pinger.send(self.settings.heartbeat.dead_after() / 2),
                 Action::Order(order) => {
+                    self.suspects(&order);
                     if let Some(stream) = &mut self.stream
                         && stream.send(&order).is_err()
                     {
@@ -230,6 +262,22 @@ impl Elect {
         }
         if !self.actions.is_empty() {
             self.act();
+        }
+    }
+
+    /// The first probe of a round of evidence: the moment at which this node began to doubt its peer.
+    fn suspects(&mut self, order: &Order) {
+        if let Order::Probe { every_us, round, .. } = *order
+            && every_us != 0
+            && round != self.round
+        {
+            self.round = round;
+            let silent = clock::now().since(self.node.heard_at());
+            self.journal.log(Notice::Suspected {
+                withdrawn: self.node.process_is_gone(),
+                silent_us: u64::try_from(silent.as_micros()).unwrap_or(u64::MAX),
+                at_us: clock::wall_us(),
+            });
         }
     }
 
@@ -294,6 +342,17 @@ impl Elect {
         self.act();
     }
 
+    /// Opens again what is closed. `dre-tipc` is run again where that may help.
+    fn retry(&mut self, now: Moment) {
+        let appeared = self.heartbeats.retry(now);
+        if self.settings.tipc.is_some()
+            && let Some(watch) = &self.setup.watch
+            && let Some(ask) = self.setup.state.ask(now, appeared)
+        {
+            watch.ask(ask);
+        }
+    }
+
     /// What keeps heartbeats and the arbitrator's answers from coming, as far as this machine can see it.
     fn troubles(&mut self) {
         let text = self.heartbeats.closed();
@@ -302,18 +361,26 @@ impl Elect {
         self.event(Event::Trouble { name: "ArbitratorPath", text });
         let now = clock::now();
         let heard = self.node.hears_peer(now);
-        match self.heartbeats.seen(now, heard) {
-            None => {
-                self.event(Event::Trouble { name: "TipcStrange", text: None });
-                self.event(Event::Trouble { name: "TipcMiscabled", text: None });
-            }
-            Some(seen) => {
-                // Discovery comes every second: the word stands until the peer is heard.
-                if seen.strange.is_some() || heard {
-                    self.event(Event::Trouble { name: "TipcStrange", text: seen.strange });
-                }
-                self.event(Event::Trouble { name: "TipcMiscabled", text: seen.crossed });
-            }
+        let seen = self.heartbeats.seen(now, heard).unwrap_or_default();
+        self.event(Event::Trouble { name: "TipcStrange", text: seen.strange });
+        self.event(Event::Trouble { name: "TipcMiscabled", text: seen.crossed });
+        if seen.refused != self.setup.blind {
+            self.setup.blind.clone_from(&seen.refused);
+            seen.refused.into_iter().for_each(|text| self.journal.log(Notice::Trouble { text }));
+        }
+        let text = self.settings.tipc.as_ref().and_then(|wanted| {
+            let (address, missing) = (self.heartbeats.address(), self.heartbeats.missing());
+            self.setup.state.trouble(now, &Ground { wanted, address, missing })
+        });
+        self.event(Event::Trouble { name: "TipcSetup", text });
+    }
+
+    /// Other sockets: what was said by the old ones is no fact of the new ones'.
+    fn reopen(&mut self, settings: &Settings, now: Moment) {
+        self.heartbeats = Heartbeats::open(settings, now);
+        self.event(Event::KernelSilent);
+        for name in heartbeats::TROUBLES {
+            self.event(Event::Trouble { name, text: None });
         }
     }
 
@@ -378,8 +445,9 @@ impl Elect {
             Ok((settings, codec, host)) => {
                 let now = clock::now();
                 if Heartbeats::differ(&self.settings, &settings) {
-                    self.heartbeats = Heartbeats::open(&settings, now);
+                    self.reopen(&settings, now);
                 }
+                self.setup.renew(&settings, &self.journal, now);
                 if settings.arbitrator != self.settings.arbitrator {
                     (self.pinger, *pongs) = Pinger::new(settings.arbitrator.as_ref());
                 }
@@ -487,10 +555,15 @@ async fn run(
     let readable = Arc::clone(&published);
     control::serve(control_fd, move || aged(&readable), watcher, requests, journal.clone())?;
 
+    let (unit_sender, mut unit_facts) = mpsc::channel(16);
+    let mut setup = TipcSetup { state: Setup::new(begun), watch: None, facts: unit_sender, blind: None };
+    setup.renew(&settings, journal, begun);
+
     let mut elect = Elect {
         settings,
         node,
         heartbeats,
+        setup,
         pinger,
         manager,
         keeper,
@@ -504,6 +577,7 @@ async fn run(
         publish_at: Moment::ZERO,
         said: String::new(),
         takeover: None,
+        round: 0,
         inhibitor,
         terminated: false,
         done: false,
@@ -527,7 +601,7 @@ async fn run(
         let now = clock::now();
         if now >= next_retry {
             next_retry = now + RETRY_LINKS;
-            elect.heartbeats.retry(now);
+            elect.retry(now);
             elect.troubles();
             elect.node.wall_clock(clock::wall_ms());
         }
@@ -568,6 +642,10 @@ async fn run(
             _ = interrupt.recv() => elect.stop(),
             Some(begins) = shutdowns.recv() => elect.shut_down(begins),
             Some(fact) = facts.recv() => elect.fact(fact),
+            Some(fact) = unit_facts.recv() => {
+                elect.setup.state.hear(fact);
+                next_retry = Moment::ZERO;
+            }
             Some(request) = inbox.recv() => elect.request(request),
             _ = hangup.recv() => {
                 elect.notify.reloading();

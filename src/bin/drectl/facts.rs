@@ -7,11 +7,14 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use dre::config::{self, Settings};
+use dre::shell::tipc::{self, tool};
 use serde_json::Value;
 
 use crate::client::Client;
 use crate::clock;
-use crate::preflight::{ARP_FILTER, Facts, Firewall, Interface, Manager, OWN_UNITS, PING_RANGE, PROMOTE};
+use crate::preflight::{
+    ARP_FILTER, Facts, Firewall, Interface, Manager, OWN_UNITS, PING_RANGE, PROMOTE, Tipc,
+};
 
 pub fn gather(socket: &Path) -> Facts {
     let mut facts = Facts {
@@ -62,7 +65,13 @@ pub fn gather(socket: &Path) -> Facts {
 
 fn look_with(facts: &mut Facts, s: &Settings) {
     if s.tipc.is_some() {
-        facts.tipc = Some(dre::shell::tipc::available().map_err(|error| error.to_string()));
+        facts.tipc = match tipc::available() {
+            Err(error) => Tipc::Absent(error.to_string()),
+            Ok(()) => match tool::observe() {
+                Ok(state) => Tipc::Is(state),
+                Err(failure) => Tipc::Unclear(failure.text().to_owned()),
+            },
+        };
     }
     if let Some(arbitrator) = &s.arbitrator {
         facts.arbitrator_source = arbitrator.addresses.iter().map(|a| (*a, source_towards(*a))).collect();

@@ -6,7 +6,7 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use dre::snapshot::{Alarm, Service, Status};
+use dre::snapshot::{Alarm, Link, Service, Status};
 
 use crate::when;
 
@@ -93,8 +93,8 @@ fn weight(alarm: &str) -> u8 {
     match alarm {
         "BothActive" => 0,
         "PeerStillServes" | "Isolated" | "StopOverdue" => 1,
-        "Unfit" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled" | "InterfaceMissing"
-        | "ServiceUnbound" | "ServiceDown" => 2,
+        "Unfit" | "TipcSetup" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled"
+        | "InterfaceMissing" | "ServiceUnbound" | "ServiceDown" => 2,
         "PeerLost" | "PeerGone" | "PeerOneWay" | "PeerStrange" => 3,
         "Standalone" => 9,
         _ => 5,
@@ -270,11 +270,17 @@ fn evidence(s: &Status, now: i64) -> Vec<(&'static str, String)> {
     let width = s.links.iter().map(|link| link.name.len()).max().unwrap_or(0);
     for (index, link) in s.links.iter().enumerate() {
         let text = match link.state.as_str() {
+            "up" if is_shared(link) => "up, says the kernel".into(),
             "up" => format!("up, rtt {}, {:.1} % lost", when::micros(link.rtt_us), link.loss_pct),
             "one-way" => "ONE-WAY: the peer is heard here, but does not hear this node".into(),
             _ => paint(BAD, "DOWN"),
         };
         rows.push((if index == 0 { "links" } else { "" }, format!("{:<width$}  {text}", link.name)));
+    }
+    // Over TIPC the kernel chooses the link for each heartbeat: round trip and loss are those of all links together.
+    if let Some(link) = s.links.iter().find(|link| is_shared(link)) {
+        let text = format!("rtt {}, {:.1} % lost, over all links", when::micros(link.rtt_us), link.loss_pct);
+        rows.push(("heartbeats", text));
     }
     match &s.arbitrator {
         Some(a) if a.reachable => {
@@ -319,6 +325,10 @@ fn evidence(s: &Status, now: i64) -> Vec<(&'static str, String)> {
         rows.push(("rejected", format!("datagrams: {}", rejected.join(", "))));
     }
     rows
+}
+
+fn is_shared(link: &Link) -> bool {
+    link.measured == "heartbeats"
 }
 
 fn peer(s: &Status) -> String {

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
-use dre::config::Settings;
+use dre::config::{self, Settings};
+use dre::shell::tipc::AGAIN;
+use dre::shell::tipc::tool::State;
 use serde::Serialize;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -56,8 +58,8 @@ pub struct Facts {
     pub systemd: bool,
     /// Role of the running daemon, or why it is not to be had.
     pub daemon: Option<Result<String, String>>,
-    /// Whether the kernel has TIPC; looked at where it is configured.
-    pub tipc: Option<Result<(), String>>,
+    /// Looked at where it is configured.
+    pub tipc: Tipc,
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -79,6 +81,18 @@ pub enum Manager {
         file: String,
     },
     NetworkManager,
+}
+
+/// The kernel's TIPC.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Tipc {
+    #[default]
+    NotAsked,
+    /// It has none, and what to do about it.
+    Absent(String),
+    /// It has, but how it is set up is not to be known.
+    Unclear(String),
+    Is(State),
 }
 
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -209,29 +223,88 @@ fn links(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
         }
     }
     if let Some(tipc) = &s.tipc {
-        match &f.tipc {
-            Some(Err(error)) => out.bad(error.clone(), "mend that, or change the transport on both nodes"),
-            _ => out.ok(format!("TIPC: {} in network {}", tipc.local, tipc.network_id)),
-        }
-        for bearer in &tipc.bearers {
-            match f.interfaces.get(&bearer.interface) {
-                None => out.bad(
-                    format!("link {}: this host has no {}", bearer.name, bearer.interface),
-                    "mend [heartbeat.tipc] bearers; when the interface comes later: systemctl reload dre-tipc",
-                ),
-                Some(interface) if !interface.carrier => out.bad(
-                    format!("link {}: {} has no carrier", bearer.name, bearer.interface),
-                    "look at the cable and the switch",
-                ),
-                Some(_) => out.ok(format!("link {}: TIPC on {}, carrier", bearer.name, bearer.interface)),
-            }
-        }
+        let tolerance = config::Tipc::tolerance(s.heartbeat.dead_after());
+        tipc_bearers(f, tipc, u64::try_from(tolerance.as_millis()).unwrap_or(u64::MAX), &mut out);
     }
     if s.link_names().len() == 1 {
         out.warn(
             "there is one heartbeat link: when it fails, the arbitrator and the wire must decide",
             "add a second, on an interface, cable and switch of its own",
         );
+    }
+}
+
+/// The kernel against the file: what dre-tipc.service has set up, and what it could not.
+fn tipc_bearers(f: &Facts, wanted: &config::Tipc, tolerance_ms: u64, out: &mut Out<'_>) {
+    let state = match &f.tipc {
+        Tipc::Absent(error) => {
+            let (what, remedy) = error.split_once("; ").unwrap_or((error, "install it"));
+            out.bad(what, remedy);
+            None
+        }
+        Tipc::Unclear(error) => {
+            out.unknown(format!("how TIPC is set up cannot be read: {error}"), "run it as root");
+            None
+        }
+        Tipc::NotAsked => None,
+        Tipc::Is(state) if state.address.0 == 0 => {
+            out.warn(
+                "TIPC of this machine has no address yet: dre-tipc.service gives it one",
+                "systemctl start dre; if it runs: systemctl restart dre-tipc",
+            );
+            None
+        }
+        Tipc::Is(state) if state.address != wanted.local => {
+            out.bad(
+                format!(
+                    "TIPC of this machine has the address {}, and {} is asked for",
+                    state.address, wanted.local
+                ),
+                AGAIN,
+            );
+            None
+        }
+        Tipc::Is(state) if state.network_id != wanted.network_id => {
+            out.bad(
+                format!(
+                    "TIPC of this machine has joined network {}, and {} is asked for",
+                    state.network_id, wanted.network_id
+                ),
+                AGAIN,
+            );
+            None
+        }
+        Tipc::Is(state) => {
+            out.ok(format!("TIPC: the kernel has address {} in network {}", state.address, state.network_id));
+            Some(state)
+        }
+    };
+    for bearer in &wanted.bearers {
+        let (name, interface) = (&bearer.name, &bearer.interface);
+        let enabled = state.map(|state| state.bearers.iter().find(|(enabled, _)| enabled == interface));
+        match (f.interfaces.get(interface), enabled) {
+            (None, _) => out.bad(
+                format!("link {name}: this host has no {interface}"),
+                "mend bearers in [heartbeat.tipc]; when the interface appears its bearer is enabled by itself",
+            ),
+            (Some(found), _) if !found.carrier => {
+                out.bad(format!("link {name}: {interface} has no carrier"), "look at the cable and the switch");
+            }
+            (Some(_), Some(None)) => out.bad(
+                format!("link {name}: TIPC has no bearer on {interface}"),
+                "systemctl reload dre-tipc; systemctl status dre-tipc says why if it stays so",
+            ),
+            (Some(_), Some(Some((_, is)))) if *is != tolerance_ms => out.warn(
+                format!(
+                    "link {name}: the bearer on {interface} tolerates {is} ms of silence, {tolerance_ms} are asked for"
+                ),
+                "systemctl reload dre-tipc",
+            ),
+            (Some(_), Some(Some(_))) => {
+                out.ok(format!("link {name}: a TIPC bearer on {interface}, carrier, {tolerance_ms} ms"));
+            }
+            (Some(_), None) => out.ok(format!("link {name}: {interface} has carrier")),
+        }
     }
 }
 

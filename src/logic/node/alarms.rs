@@ -55,13 +55,18 @@ impl Node {
             );
         }
         if has_peer && self.peer_gone && self.liveness.ever() {
-            raise(
-                "PeerGone",
+            let text = if self.peer_unreachable {
                 format!(
-                    "the kernel withdrew the name of {peer}: its election process ended, or no TIPC link reaches it; look at \
-                     dre.service there"
-                ),
-            );
+                    "the kernel has no TIPC link to {peer} any more: its machine is down, or every bearer is cut; look at its power, \
+                     cables and switches"
+                )
+            } else {
+                format!(
+                    "the kernel says that the election process of {peer} ended, while its machine is still reached; look at \
+                     dre.service there: systemctl status dre"
+                )
+            };
+            raise("PeerGone", text);
         }
         if has_peer && heard == Heard::Unproven {
             raise(

@@ -67,6 +67,8 @@ impl Node {
                 .enumerate()
                 .map(|(index, name)| {
                     let (state, rtt, loss) = self.link(now, index);
+                    let shared = self.is_shared(index);
+                    let (rtt, loss) = if shared { self.all_links(now) } else { (rtt, loss) };
                     let word = match state {
                         LinkState::Up => "up",
                         LinkState::OneWay => "one-way",
@@ -78,6 +80,7 @@ impl Node {
                         state: word.into(),
                         rtt_us: us(rtt),
                         loss_pct: (loss * 10.0).round() / 10.0,
+                        measured: if shared { "heartbeats" } else { "link" }.into(),
                     }
                 })
                 .collect(),
@@ -121,6 +124,14 @@ impl Node {
                 .collect(),
             version: env!("CARGO_PKG_VERSION").into(),
         }
+    }
+
+    /// Mean round trip and loss of the heartbeats, whichever link carried them.
+    fn all_links(&self, now: Moment) -> (Duration, f64) {
+        let count = self.setup.links.len();
+        let all = (0..count).map(|n| self.liveness.link(now, n));
+        let (rtt, loss) = all.fold((Duration::ZERO, 0.0), |(rtt, loss), (_, r, l)| (rtt + r, loss + l));
+        (rtt / u32::try_from(count).unwrap_or(1).max(1), loss / count.max(1) as f64)
     }
 
     /// `STATUS=` of sd_notify: `ACTIVE term 7 · peer hadev2 STANDBY · links 2/2 · VIPs 2/2`.

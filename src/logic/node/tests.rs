@@ -66,6 +66,9 @@ enum When {
     /// The kernel's word of the peer's process.
     Process(bool),
     Bearer(bool),
+    /// The kernel's word of the peer's node.
+    NodeReached(bool),
+    KernelGone,
     /// systemd's word of the active target.
     TargetFails(bool),
     Do(Command),
@@ -225,6 +228,10 @@ impl Story {
             Process(present) => {
                 self.node.handle(now, Event::PeerProcess { present: *present }, &mut out);
             }
+            NodeReached(reachable) => {
+                self.node.handle(now, Event::PeerNode { reachable: *reachable }, &mut out);
+            }
+            KernelGone => self.node.handle(now, Event::KernelSilent, &mut out),
             When::Bearer(up) => self.node.handle(now, Event::Bearer { link: 0, up: *up }, &mut out),
             TargetFails(fails) => {
                 let failed = fails.then(|| "its start ended with \"dependency\"".to_owned());
@@ -398,6 +405,94 @@ fn the_kernels_word_of_a_link_counts() {
     assert!(!story.node.status(at(1002), |_| String::new()).links[0].up);
     let cleared = story.step(1003, &When::Bearer(true));
     assert!(cleared.iter().any(|a| matches!(a, Action::Cleared { alarm } if alarm == "LinkDown")));
+}
+
+/// A process that died and a node that no link reaches are different things to an operator.
+#[test]
+fn a_withdrawn_name_says_whether_the_node_is_still_there() {
+    let text = |words: &[When]| {
+        let mut story = standby();
+        story.tell(&[(1000, peer(Active), Standby, &[])]);
+        words.iter().for_each(|word| drop(story.step(1010, word)));
+        let alarms = story.node.status(at(1011), |_| String::new()).alarms;
+        alarms.into_iter().find(|a| a.name == "PeerGone").map(|a| a.text)
+    };
+    let died = text(&[NodeReached(true), Process(false)]).expect("an alarm");
+    assert!(died.contains("process of hadev2 ended") && died.ends_with("systemctl status dre"), "{died}");
+    // In whatever order the kernel tells it.
+    for words in [[NodeReached(false), Process(false)], [Process(false), NodeReached(false)]] {
+        let cut = text(&words).expect("an alarm");
+        assert!(cut.contains("no TIPC link to hadev2") && !cut.contains("process"), "{cut}");
+    }
+    assert_eq!(text(&[NodeReached(false)]), None, "the name is what counts");
+}
+
+/// Another transport, or a topology service that broke: what the kernel said is no fact any more.
+#[test]
+fn what_a_kernel_said_that_is_not_heard_any_more_does_not_stand() {
+    let mut story = standby();
+    story.tell(&[(1000, peer(Active), Standby, &[])]);
+    for word in [When::Bearer(false), NodeReached(false), Process(false)] {
+        story.step(1010, &word);
+    }
+    let link = |story: &Story| story.node.status(at(1011), |_| String::new()).links[0].clone();
+    let before = link(&story);
+    assert!(!before.up && before.measured == "heartbeats", "{before:?}");
+    let said = story.step(1011, &KernelGone);
+    for ended in ["PeerGone", "LinkDown"] {
+        assert!(said.iter().any(|a| matches!(a, Action::Cleared { alarm } if alarm == ended)), "{ended}");
+    }
+    assert!(did(&said).contains(&ProbeEnd), "the evidence against a peer that is heard ends");
+    // The link is what the datagrams say again.
+    let after = link(&story);
+    assert!(after.up && after.measured == "link", "{after:?}");
+    story.tell(&[(1100, peer(Active), Standby, &[])]);
+}
+
+/// Over TIPC a stream's round trip and loss are not the link's: what is shown is that of all heartbeats, and says so.
+#[test]
+fn figures_of_links_that_the_kernel_chooses_are_those_of_all_heartbeats() {
+    let mut two = setup(true);
+    two.links.push("secondary".into());
+    let mut out = vec![];
+    let mut node =
+        Node::new(at(0), two, Some(Codec::new(&[5; 32], "dre", "hadev1", "hadev2")), OWN, 0, false, &mut out);
+    let theirs = Codec::new(&[5; 32], "dre", "hadev2", "hadev1");
+    let hear = |node: &mut Node, ms: u64, link: u8, rtt: u64| {
+        let hb = Heartbeat {
+            link,
+            role: Standby,
+            wish: Wish::None,
+            flags: Flags::default(),
+            links_heard: 3,
+            session: PEER,
+            sequence: ms,
+            sent: at(ms).as_nanos(),
+            echo_session: OWN,
+            echo_sent: at(ms - rtt).as_nanos(),
+            echo_hold_us: 0,
+            dead_after_us: 500_000,
+            lease_left_us: 0,
+            shut_ago_us: 0,
+            term: 0,
+            vote: 0,
+            wall_ms: 0,
+            digest: [1; 32],
+            sections: [0; 8],
+        };
+        node.handle(at(ms), Event::Datagram { bytes: &theirs.encode(&hb) }, &mut vec![]);
+    };
+    hear(&mut node, 100, 0, 2);
+    hear(&mut node, 101, 1, 4);
+    let figures = |node: &Node| {
+        let links = node.status(at(102), |_| String::new()).links;
+        links.into_iter().map(|l| (l.rtt_us, l.measured)).collect::<Vec<_>>()
+    };
+    assert_eq!(figures(&node), [(2000, "link".to_owned()), (4000, "link".to_owned())]);
+    for link in 0..2 {
+        node.handle(at(102), Event::Bearer { link, up: true }, &mut out);
+    }
+    assert_eq!(figures(&node), [(3000, "heartbeats".to_owned()), (3000, "heartbeats".to_owned())]);
 }
 
 /// Silence, an arbitrator, a quiet wire: the claim comes at D, not before.

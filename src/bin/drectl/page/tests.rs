@@ -8,8 +8,14 @@ use super::*;
 const NOW: i64 = 1_795_442_711;
 
 fn active() -> Status {
-    let link =
-        |name: &str, rtt_us| Link { name: name.into(), up: true, state: "up".into(), rtt_us, loss_pct: 0.0 };
+    let link = |name: &str, rtt_us| Link {
+        name: name.into(),
+        up: true,
+        state: "up".into(),
+        rtt_us,
+        loss_pct: 0.0,
+        measured: "link".into(),
+    };
     Status {
         group: "dre".into(),
         node: "hadev1".into(),
@@ -320,4 +326,22 @@ fn an_alarm_is_red() {
     assert!(
         page(&s, NOW).contains("\u{1b}[31mALARM X") || page(&s, NOW).contains("\u{1b}[1m\u{1b}[31mALARM X")
     );
+}
+
+/// Over TIPC the kernel says of a link whether it is up; round trip and loss are those of the heartbeats.
+#[test]
+fn links_over_tipc_have_no_figures_of_their_own() {
+    let mut s = active();
+    for link in &mut s.links {
+        (link.measured, link.rtt_us, link.loss_pct) = ("heartbeats".into(), 700, 1.5);
+    }
+    (s.links[1].up, s.links[1].state) = (false, "down".into());
+    let page = plain(&s);
+    for line in [
+        "links        primary    up, says the kernel",
+        "             secondary  DOWN",
+        "heartbeats   rtt 700 us, 1.5 % lost, over all links",
+    ] {
+        assert!(page.lines().any(|l| l == line), "{line:?} in\n{page}");
+    }
 }

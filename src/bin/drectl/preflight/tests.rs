@@ -197,3 +197,95 @@ fn a_kernels_release_is_read_whatever_the_distribution_adds() {
     assert_eq!(version("5.14.0-570.el9.x86_64"), Some((5, 14)));
     assert_eq!(version("strange"), None);
 }
+
+/// Over TIPC: what the kernel has set up, not what the file says.
+mod tipc {
+    use super::*;
+    use dre::config::TipcAddress;
+
+    fn ready() -> Facts {
+        let file = FILE
+            .replace(
+                "links = { primary = \"172.16.11.54\"",
+                "tipc = \"1.1.23\"\nlinks = { primary = \"172.16.11.54\"",
+            )
+            .replace(
+                "links = { primary = \"172.16.11.55\"",
+                "tipc = \"1.1.29\"\nlinks = { primary = \"172.16.11.55\"",
+            )
+            .replace(
+                "[arbitrator]",
+                "[heartbeat]\ntransport = \"tipc\"\n[heartbeat.tipc]\nnetwork_id = 1983\n\
+                 bearers = { primary = \"eth3\", secondary = \"eth4\" }\n[arbitrator]",
+            );
+        let settings = dre::config::parse(&[(PathBuf::from("dre.toml"), file)], "dre", "hadev1", false);
+        let bearers = vec![("eth3".to_owned(), 250), ("eth4".to_owned(), 250)];
+        let state = State { network_id: 1983, address: TipcAddress(0x0100_1017), bearers };
+        Facts { settings: Some(settings.expect("holds")), tipc: Tipc::Is(state), ..super::ready() }
+    }
+
+    fn state(facts: &mut Facts) -> &mut State {
+        match &mut facts.tipc {
+            Tipc::Is(state) => state,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_has_is_told() {
+        let all = findings(&ready());
+        assert!(is_ready(&all));
+        let links: Vec<&str> = all.iter().filter(|f| f.name == "links").map(|f| f.what.as_str()).collect();
+        assert_eq!(
+            links,
+            [
+                "TIPC: the kernel has address 1.1.23 in network 1983",
+                "link primary: a TIPC bearer on eth3, carrier, 250 ms",
+                "link secondary: a TIPC bearer on eth4, carrier, 250 ms",
+            ]
+        );
+    }
+
+    #[test]
+    fn each_thing_that_is_otherwise_in_the_kernel_is_found() {
+        let only = |change: &dyn Fn(&mut Facts), level, what: &str, remedy: &str| {
+            let mut facts = ready();
+            change(&mut facts);
+            let all = findings(&facts);
+            let wrong: Vec<&Finding> = all.iter().filter(|f| f.level != Level::Ok).collect();
+            let [finding] = wrong.as_slice() else { panic!("one finding expected, not {wrong:#?}") };
+            assert_eq!((finding.level, finding.name), (level, "links"), "{finding:?}");
+            assert!(finding.what.contains(what) && finding.remedy.contains(remedy), "{finding:?}");
+        };
+        let again = "modprobe -r tipc";
+        only(
+            &|f| state(f).address = TipcAddress(0x0100_1018),
+            Level::Bad,
+            "the address 1.1.24, and 1.1.23",
+            again,
+        );
+        only(&|f| state(f).network_id = 1984, Level::Bad, "joined network 1984, and 1983", again);
+        only(&|f| state(f).address = TipcAddress(0), Level::Warn, "no address yet", "systemctl start dre");
+        only(&|f| drop(state(f).bearers.pop()), Level::Bad, "no bearer on eth4", "systemctl reload dre-tipc");
+        only(
+            &|f| state(f).bearers[0].1 = 1500,
+            Level::Warn,
+            "tolerates 1500 ms",
+            "systemctl reload dre-tipc",
+        );
+        only(&|f| f.tipc = Tipc::Unclear("no tool".into()), Level::Unknown, "no tool", "root");
+        only(
+            &|f| f.tipc = Tipc::Absent("the kernel has no TIPC; do this; or that".into()),
+            Level::Bad,
+            "the kernel has no TIPC",
+            "do this; or that",
+        );
+        only(&|f| drop(f.interfaces.remove("eth4")), Level::Bad, "no eth4", "[heartbeat.tipc]");
+        only(
+            &|f| f.interfaces.get_mut("eth4").expect("eth4").carrier = false,
+            Level::Bad,
+            "eth4 has no carrier",
+            "cable",
+        );
+    }
+}
