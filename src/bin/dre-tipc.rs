@@ -435,12 +435,11 @@ mod tests {
         assert!(plan.troubles[0].contains("link secondary: this machine has no eth4"), "{:?}", plan.troubles);
     }
 
-    /// Runs a plan of which some steps fail: what was run, which bearers are ours at each moment and at the end, what was said.
-    fn carried(
-        plan: Plan,
-        ours: &[&str],
-        fails: &str,
-    ) -> (Vec<String>, Vec<BTreeSet<String>>, BTreeSet<String>, Result<Vec<String>, Failure>) {
+    /// What was run, which bearers are ours at each moment and at the end, what was said.
+    type Carried = (Vec<String>, Vec<BTreeSet<String>>, BTreeSet<String>, Result<Vec<String>, Failure>);
+
+    /// Runs a plan of which some steps fail.
+    fn carried(plan: Plan, ours: &[&str], fails: &str) -> Carried {
         let (mut ran, mut written, mut ours) = (vec![], vec![], set(ours));
         let run = |step: &Step| {
             let words = step.words().join(" ");

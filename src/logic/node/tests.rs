@@ -1058,19 +1058,17 @@ fn an_answer_asked_for_in_peace_lengthens_no_lease() {
     assert_eq!(story.node.lease(at(353)), (at(350 + 493), By::Arbitrator));
 }
 
-/// A node that probes seldom is not seen by one that probes often. It asks the wire anew, at full pace, before it claims.
+/// Who reaches no arbitrator may not claim, and does not disturb the other's look at the wire; the first answer begins the look.
 #[test]
 #[rustfmt::skip]
-fn a_node_that_watched_for_long_looks_again_before_it_claims() {
+fn an_isolated_node_looks_when_the_arbitrator_is_back() {
     let mut story = standby();
     story.tell(&[(1000, peer(Active), Standby, &[]), (1250, Nothing, Standby, &[Probe, Ping])]);
-    // Nobody answers, but the arbitrator neither: after a while it only watches.
     story.idle(1300, 3200);
     story.tell(&[
-        (3251, Nothing, Standby, &[Probe]),
-        (3500, Probes,  Standby, &[]),
+        (3251, Nothing, Standby, &[]),
         (3510, Pong(1), Standby, &[Probe]),
-        (3511, Nothing, Standby, &[]),
+        (3520, Pong(1), Standby, &[]),
         (3540, Probes,  Standby, &[]),
         (3550, Nothing, Active,  &[Hold, StartActive, ProbeEnd]),
     ]);
