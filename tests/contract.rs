@@ -16,8 +16,8 @@ const EXAMPLE: &str = r#"
 
 /// What was added since, with the values of an empty status: equally promised from the day it was published.
 const ADDED: &str = r#"
-{"unfit_because":[],"standalone":false,"version":"","links":[{"state":""}],
- "alarms":[{"name":"","text":"","since":""}],
+{"unfit_because":[],"reached":"","standalone":false,"version":"","links":[{"state":"","measured":""}],
+ "alarms":[{"name":"","subject":"","text":"","since":""}],"services":[{"role":""}],
  "rejected":[{"reason":"","count":0}],
  "last_takeover":{"here":false,"gap_us":0,"at":"","rule":""}}
 "#;

@@ -340,7 +340,7 @@ fn links_over_tipc_have_no_figures_of_their_own() {
     for line in [
         "links        primary    up, says the kernel",
         "             secondary  DOWN",
-        "heartbeats   rtt 700 us, 1.5 % lost, over all links",
+        "heartbeats   rtt 700 µs, 1.5 % lost, over all links",
     ] {
         assert!(page.lines().any(|l| l == line), "{line:?} in\n{page}");
     }
