@@ -149,7 +149,7 @@ fn the_programs_are_put_back_and_a_wrong_place_is_no_gate() {
             let done = Command::new(words.next().expect("a program")).args(words).status();
             assert!(done.expect("runs").success(), "{line}");
         };
-        run("ip link add d0 type dummy");
+        run("ip link add d0 type veth peer name d1");
         run("ip link set d0 up");
         let index = nix::net::if_::if_nametoindex("d0").expect("is there");
         let mut kernel = Kernel::new().expect("netlink");

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use lab::node::Node;
+use lab::witness::Witness;
 use product::{Pair, beside, configuration, cpu, demanded, outage_ms};
 
 fn resident_kb(pid: i32) -> Result<u64> {
@@ -44,18 +45,27 @@ fn peace_is_cheap() -> Result<()> {
     Ok(())
 }
 
-/// Every core busy, memory in motion: no role change. `DRE_LOAD_SECONDS=600` for the ten minutes of the figures.
+/// `configuration(100, 5, …)`: five missed of 100 ms each.
+const D: Duration = Duration::from_millis(500);
+
+/// The term as each node sees it.
+fn terms(pair: &Pair) -> Result<Vec<Option<u64>>> {
+    let term = |node: &Node| -> Result<Option<u64>> {
+        let status: serde_json::Value = serde_json::from_str(&node.run(&["drectl", "status", "--json"])?)?;
+        Ok(status["term"].as_u64())
+    };
+    pair.lab.nodes().into_iter().map(term).collect()
+}
+
+/// Every core busy, memory in motion: no role change, unless a processor was taken from the whole machine for half of D, which is
+/// then said. `DRE_LOAD_SECONDS=600` for the ten minutes of the figures.
 #[test]
 fn a_loaded_machine_changes_no_role() -> Result<()> {
     let seconds: u64 = std::env::var("DRE_LOAD_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
     let pair = Pair::start(&configuration(100, 5, ""))?;
     let before = pair.active()?.name;
-    let terms: Vec<String> = pair
-        .lab
-        .nodes()
-        .into_iter()
-        .map(|n| n.run(&["drectl", "status", "--json"]))
-        .collect::<Result<_>>()?;
+    let was = terms(&pair)?;
+    let witness = Witness::start()?;
     let seen = pair.judged(Duration::ZERO, || {
         for node in pair.lab.nodes() {
             let hogs = "for n in 1 2 3 4; do timeout SECS sh -c 'while :; do :; done' & done; timeout SECS sh -c 'while :; do head -c 200M /dev/zero | tail -c 1 > /dev/null; done' & wait";
@@ -64,8 +74,9 @@ fn a_loaded_machine_changes_no_role() -> Result<()> {
         std::thread::sleep(Duration::from_secs(seconds));
         Ok(())
     })?;
+    let stood = witness.stop();
     println!(
-        "FIGURE {seconds} s of load: outage {:.1} ms, judge blind {:.1?}",
+        "FIGURE {seconds} s of load: outage {:.1} ms, a processor away for up to {stood:.1?}, judge blind {:.1?}",
         outage_ms(&seen),
         seen.blind()
     );
@@ -77,20 +88,17 @@ fn a_loaded_machine_changes_no_role() -> Result<()> {
             node.name
         );
     }
-    ensure!(pair.active()?.name == before, "the role moved under load");
-    let term = |json: &str| {
-        json.split("\"term\":").nth(1).and_then(|t| t.split(',').next()).unwrap_or("?").to_owned()
+    let is = terms(&pair)?;
+    let moved = pair.active().map_or_else(
+        |error| Some(error.to_string()),
+        |now| (now.name != before).then(|| format!("the role went from {before} to {}", now.name)),
+    );
+    let Some(moved) = moved.or_else(|| (is != was).then(|| format!("terms {was:?} became {is:?}"))) else {
+        return Ok(());
     };
-    for (node, was) in pair.lab.nodes().into_iter().zip(terms) {
-        let is = node.run(&["drectl", "status", "--json"])?;
-        ensure!(
-            term(&is) == term(&was),
-            "{}: term {} became {}\n{}",
-            node.name,
-            term(&was),
-            term(&is),
-            pair.journals()
-        );
-    }
+    ensure!(stood >= D / 2, "under load {moved}; a processor was away for {stood:.1?}\n{}", pair.journals());
+    println!(
+        "the machine itself stood still for {stood:.1?}, which is more than half of D: {moved} says nothing of the load"
+    );
     Ok(())
 }

@@ -119,7 +119,7 @@ fn alarms() -> BTreeSet<String> {
     let mut names = BTreeSet::new();
     for (_, text) in sources("src") {
         let dense: String = code(&text).split_whitespace().collect();
-        for raised in ["raise(\"", ".alarm(\"", "all.insert(\"", "Trouble{name:\""] {
+        for raised in ["raise(\"", "raise_of(\"", ".alarm(\"", "all.insert(\"", "Trouble{name:\""] {
             names.extend(
                 dense.split(raised).skip(1).filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())),
             );

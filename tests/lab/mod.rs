@@ -35,6 +35,7 @@ pub mod rootfs;
 pub mod sys;
 pub mod vm;
 pub mod web;
+pub mod witness;
 
 use std::fs;
 use std::net::IpAddr;

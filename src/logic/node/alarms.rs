@@ -123,7 +123,8 @@ impl Node {
                 );
             }
         }
-        if self.both_active && self.peer_role(now) == Some(Role::Active) {
+        // Heard one way is enough: it may be over before the first echo is back.
+        if self.both_active && heard != Heard::Lost {
             raise("BothActive", format!("{peer} is active too; the lower term yields now"));
         }
         if self.differs(now) {
