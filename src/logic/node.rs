@@ -1131,7 +1131,7 @@ impl Node {
     }
 
     /// Why this node could not run the services well; empty = nothing speaks against it.
-    fn unfit_reasons(&self, now: Moment) -> Vec<String> {
+    pub fn unfit_reasons(&self, now: Moment) -> Vec<String> {
         let mut why = vec![];
         if self.vip.armed.is_none() {
             why.push("dre-vip is not there".into());

@@ -63,7 +63,18 @@ fn run(argv: &[&str]) -> Result<()> {
 /// `make install` of what cargo has built, and what a package's postinst does.
 pub fn install(root: &Path, toml: &str) -> Result<()> {
     // What cargo test has just built; `make bench` measures the release.
-    install_as(root, toml, &std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into()))
+    install_as(root, toml, &std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into()))?;
+    // A container manager may not raise limits (no CAP_SYS_RESOURCE): what LimitRTPRIO= in the units gives on a machine, and in the
+    // virtual ones of tests/vm.rs, PID 1 sets here itself.
+    for unit in ["dre", "dre-vip"] {
+        let dir = root.join(format!("etc/systemd/system/{unit}.service.d"));
+        std::fs::create_dir_all(&dir)?;
+        std::fs::write(
+            dir.join("90-lab.conf"),
+            "[Service]\nCPUSchedulingPolicy=rr\nCPUSchedulingPriority=5\nCPUSchedulingResetOnFork=yes\n",
+        )?;
+    }
+    Ok(())
 }
 
 /// The same, as cargo has built it with this profile.

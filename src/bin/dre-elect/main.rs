@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dre::config::{self, HostFindings, Settings};
+use dre::logic::election::Rule;
 use dre::logic::node::{Action, Event, Node, Target};
 use dre::logic::time::Moment;
 use dre::logic::wire::{Codec, Role};
@@ -238,7 +239,11 @@ impl Elect {
                 Action::Target(target) => self.manager.role(target),
                 Action::KeepTerm(term) => self.keeper.keep(term),
                 Action::Moved { from, to, rule, term } => {
-                    let evidence = self.node.status_line(clock::now());
+                    let mut evidence = self.node.status_line(clock::now());
+                    if rule == Rule::Unfit {
+                        evidence =
+                            format!("{}; {evidence}", self.node.unfit_reasons(clock::now()).join(", "));
+                    }
                     let (from, to, rule) = (from.word(), to.word(), rule.word());
                     self.journal.log(Notice::RoleChanged { from, to, rule, term, evidence });
                     self.publish_at = Moment::ZERO;
