@@ -863,18 +863,3 @@ fn udp_bond_and_a_bad_network() -> Result<()> {
     // 30 % loss and 50 ms of delay on both links, both ways: nothing moves.
     bad_network(&pair, "UDP")
 }
-
-#[test]
-fn explore_lab() -> Result<()> {
-    let transport = std::env::var("EXPLORE").unwrap_or_else(|_| "tipc".into());
-    let _ = std::fs::remove_file("/tmp/dre-explore-stop");
-    let install: lab::Install<'_> =
-        Box::new(|root| product::install_as(root, &configuration(&transport, "eth1"), &profile()));
-    let lab = VmLab::start(&install)?;
-    println!("EXPLORE {}", lab.id());
-    let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(720) && !Path::new("/tmp/dre-explore-stop").exists() {
-        thread::sleep(ms(500));
-    }
-    Ok(())
-}

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use dre::snapshot::Status;
+use dre::snapshot::{Status, Takeover};
 use serde_json::json;
 
 use crate::args::{LeaseArgs, SwitchoverArgs, TakeArgs, Wait};
@@ -99,9 +99,11 @@ pub fn switchover(socket: &Path, args: &SwitchoverArgs) -> Done {
     let outcome = wait_for(socket, until(&args.wait), &mut |s| progress(&before, s, &plan.to, &mut left))?;
     match outcome {
         Ok(Progress::Done) => {
-            let at = before.last_takeover.as_ref().map(|t| t.at.clone());
+            // Not by its time, which is told in whole seconds: the last one may have been in this very second.
+            let one = |t: &Takeover| (t.here, t.gap_us);
+            let old = before.last_takeover.as_ref().map(one);
             let gap = wait_for(socket, Instant::now() + GAP_FOLLOWS_WITHIN, &mut |s| {
-                s.last_takeover.as_ref().filter(|t| Some(&t.at) != at.as_ref()).map(|t| t.gap_us)
+                s.last_takeover.as_ref().filter(|t| Some(one(t)) != old).map(|t| t.gap_us)
             });
             match gap {
                 Ok(Ok(gap)) => {
