@@ -30,7 +30,8 @@ impl Journal {
         let (queue, entries) = sync_channel::<Notice>(QUEUE);
         let lost = Arc::new(AtomicU64::new(0));
         let (counted, level) = (Arc::clone(&lost), Arc::new(AtomicU8::new(level as u8)));
-        std::thread::Builder::new().name("journal".into()).spawn(move || {
+        // Started before memory is locked, so all of its stack is: a small one.
+        std::thread::Builder::new().name("journal".into()).stack_size(256 << 10).spawn(move || {
             let mut journald = Journald { path: SOCKET.into(), socket: None };
             for notice in entries {
                 let missed = counted.swap(0, Ordering::Relaxed);

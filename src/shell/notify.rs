@@ -24,7 +24,7 @@ pub struct Notify(SyncSender<Word>);
 impl Notify {
     pub fn start() -> io::Result<Self> {
         let (queue, words) = sync_channel::<Word>(32);
-        std::thread::Builder::new().name("notify".into()).spawn(move || {
+        std::thread::Builder::new().name("notify".into()).stack_size(256 << 10).spawn(move || {
             for word in words {
                 let _ = match &word {
                     Word::Ready => sd_notify::notify(&[NotifyState::Ready]),

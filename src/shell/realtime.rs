@@ -1,14 +1,25 @@
 //! Memory that is not paged out and a turn on the processor when it is due. Best effort: a refusal is a sentence.
 
-use nix::sys::mman::{MlockAllFlags, mlockall};
-
 /// SCHED_RR among ordinary processes; low, so that the kernel's own threads go first.
 const PRIORITY: libc::c_int = 5;
+
+/// What is there is read in and stays: program, libraries, the main thread's stack and heap. What comes later stays from when it is
+/// touched. (Without `MCL_ONFAULT` the whole stack of each later thread is filled with zeros at its start: 2 MB each, which are
+/// also taken apart when the process is killed, before the kernel tells anybody.)
+fn lock_memory() -> std::io::Result<()> {
+    for flags in [libc::MCL_CURRENT, libc::MCL_FUTURE | libc::MCL_ONFAULT] {
+        // SAFETY: plain flags; nothing is passed that the kernel would write to.
+        if unsafe { libc::mlockall(flags) } != 0 {
+            return Err(std::io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
 
 /// What could not be had.
 pub fn take() -> Vec<String> {
     let mut refused = vec![];
-    if let Err(error) = mlockall(MlockAllFlags::MCL_CURRENT | MlockAllFlags::MCL_FUTURE) {
+    if let Err(error) = lock_memory() {
         refused.push(format!(
             "memory is not locked ({error}): under memory pressure a turn may wait for the disk"
         ));
