@@ -24,17 +24,19 @@ pub fn take() -> Vec<String> {
             "memory is not locked ({error}): under memory pressure a turn may wait for the disk"
         ));
     }
+    if let Err(error) = turn() {
+        refused.push(format!("no real-time turn ({error}): under load a heartbeat may be late"));
+    }
+    refused
+}
+
+/// A turn for the calling thread when it is due.
+pub fn turn() -> std::io::Result<()> {
     let parameter = libc::sched_param { sched_priority: PRIORITY };
     // SAFETY: pid 0 is this thread; the parameter is a plain structure that lives over the call. RESET_ON_FORK keeps
-    // children (there are none) ordinary.
+    // children (there are none) and other threads ordinary.
     let rc = unsafe {
         libc::sched_setscheduler(0, libc::SCHED_RR | libc::SCHED_RESET_ON_FORK, &raw const parameter)
     };
-    if rc != 0 {
-        refused.push(format!(
-            "no real-time turn ({}): under load a heartbeat may be late",
-            std::io::Error::last_os_error()
-        ));
-    }
-    refused
+    if rc == 0 { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }

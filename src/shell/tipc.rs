@@ -11,6 +11,7 @@
 //! | file | what |
 //! |---|---|
 //! | `streams` | the heartbeat sockets |
+//! | `presence` | the name that ends with this process |
 //! | `topology` | the kernel's word of the peer's process, of its node and of each link |
 //! | `discovery` | who speaks TIPC on the wire, read while something is wrong |
 //! | `tool` | what is set up, asked of iproute2's `tipc` |
@@ -25,18 +26,22 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 mod discovery;
+mod presence;
 mod streams;
 pub mod tool;
 mod topology;
 
 pub use discovery::{Discovery, Seen};
+pub use presence::Presence;
 pub use streams::Streams;
 pub use topology::{Event, Topology};
 
 /// AF_TIPC of linux/socket.h.
 const AF_TIPC: libc::c_int = 30;
-/// The service type of dre's election processes: "dre" in ASCII and the version of this use. Types below 64 are the kernel's.
+/// The service type of dre's heartbeat sockets: "dre" in ASCII and the version of this use. Types below 64 are the kernel's.
 const SERVICE: u32 = 0x6472_6501;
+/// The same for the name that says that the process is there.
+const PRESENCE: u32 = 0x6472_6581;
 /// enum tipc_socket_addr type.
 const SERVICE_RANGE: u8 = 1;
 const SERVICE_ADDR: u8 = 2;

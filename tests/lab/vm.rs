@@ -11,6 +11,7 @@ use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -382,7 +383,10 @@ impl Vm {
         let stream = UnixStream::connect(self.dir.join("agent")).context("guest agent")?;
         stream.set_read_timeout(Some(Duration::from_secs(3)))?;
         let mut agent = BufReader::new(stream);
-        let id = u64::from(std::process::id());
+        // Of its own: an agent that was not there yet answers all that it was asked meanwhile, and with one id for all the answer to
+        // an earlier connection would be taken for that to this one, and every later answer for that to the question before.
+        static CONNECTIONS: AtomicU64 = AtomicU64::new(1);
+        let id = u64::from(std::process::id()) << 16 | CONNECTIONS.fetch_add(1, Ordering::Relaxed);
         writeln!(agent.get_mut(), "{}", json!({"execute": "guest-sync", "arguments": {"id": id}}))?;
         for _ in 0..10 {
             let mut line = String::new();

@@ -3,7 +3,7 @@
 use dre::config::{self, Settings, TipcAddress};
 use dre::logic::node::Event;
 use dre::logic::time::Moment;
-use dre::shell::tipc::{self, Discovery, Seen, Streams, Topology};
+use dre::shell::tipc::{self, Discovery, Presence, Seen, Streams, Topology};
 use dre::shell::udp::Links;
 
 /// The alarms that say something of the sockets and of what the kernel said by them: all of them end when others are opened.
@@ -13,6 +13,7 @@ pub const TROUBLES: [&str; 5] = ["LinkClosed", "LinkCrossed", "TipcStrange", "Ti
 pub struct Tipc {
     settings: config::Tipc,
     streams: Streams,
+    presence: Presence,
     topology: Topology,
     discovery: Discovery,
     /// By bearer.
@@ -44,6 +45,7 @@ impl Heartbeats {
             Some(tipc) => {
                 let mut all = Tipc {
                     streams: Streams::open(tipc, now),
+                    presence: Presence::new(tipc.local, now),
                     topology: Topology::open(tipc, now),
                     discovery: Discovery::new(tipc),
                     bearers: vec![Bearer::default(); tipc.bearers.len()],
@@ -71,6 +73,7 @@ impl Heartbeats {
             }
             Self::Tipc(tipc) => {
                 tipc.streams.retry(now);
+                tipc.presence.retry(now);
                 tipc.topology.retry(now);
                 tipc.look_at_interfaces()
             }
@@ -82,8 +85,10 @@ impl Heartbeats {
         let errors: Vec<&str> = match self {
             Self::Closed => vec![],
             Self::Udp(links) => links.errors().collect(),
-            // Both fail for the same reason, as a rule: one of them says it.
-            Self::Tipc(tipc) => tipc.streams.error().or(tipc.topology.error()).into_iter().collect(),
+            // All fail for the same reason, as a rule: one of them says it.
+            Self::Tipc(tipc) => {
+                tipc.streams.error().or(tipc.presence.error()).or(tipc.topology.error()).into_iter().collect()
+            }
         };
         (!errors.is_empty()).then(|| errors.join("; "))
     }

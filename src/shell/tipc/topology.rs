@@ -14,7 +14,7 @@ use socket2::{SockRef, Socket, Type};
 use crate::config::{Tipc, TipcAddress};
 use crate::logic::time::Moment;
 use crate::shell::ready::Ready;
-use crate::shell::tipc::{NODE_SCOPE, RETRY, SERVICE, SERVICE_ADDR, address, receive, socket, word};
+use crate::shell::tipc::{NODE_SCOPE, PRESENCE, RETRY, SERVICE_ADDR, address, receive, socket, word};
 
 /// linux/tipc.h: reserved service types of the topology service.
 const NODE_STATE: u32 = 0;
@@ -202,7 +202,7 @@ impl Facts {
         let there = event.kind == PUBLISHED;
         match event.service {
             // The name alone proves nothing: any node of the network may publish it.
-            SERVICE if event.node == peer.0 => {
+            PRESENCE if event.node == peer.0 => {
                 let before = !self.names.is_empty();
                 if there {
                     self.names.insert(event.port);
@@ -282,7 +282,7 @@ fn established(socket: &Socket) -> io::Result<bool> {
 fn subscribe(socket: &Socket, peer: TipcAddress) -> io::Result<()> {
     for (service, lower, upper) in [
         (NODE_STATE, peer.0, peer.0),
-        (SERVICE, peer.0, peer.0),
+        (PRESENCE, peer.0, peer.0),
         (LINK_STATE, 0, u32::MAX),
         (TOP_SRV, TOP_SRV, TOP_SRV),
     ] {
@@ -370,18 +370,18 @@ mod tests {
     fn a_subscription_and_an_event() {
         #[rustfmt::skip]
         let golden = [
-            0x01, 0x65, 0x72, 0x64,  0x1d, 0x10, 0x00, 0x01,  0x1d, 0x10, 0x00, 0x01,
+            0x81, 0x65, 0x72, 0x64,  0x1d, 0x10, 0x00, 0x01,  0x1d, 0x10, 0x00, 0x01,
             0xff, 0xff, 0xff, 0xff,  0x01, 0x00, 0x00, 0x00,  0, 0, 0, 0, 0, 0, 0, 0,
         ];
-        assert_eq!(subscription(SERVICE, PEER.0, PEER.0), golden);
+        assert_eq!(subscription(PRESENCE, PEER.0, PEER.0), golden);
         #[rustfmt::skip]
         let mut event = [
             0x02, 0x00, 0x00, 0x00,  0x1d, 0x10, 0x00, 0x01,  0x1d, 0x10, 0x00, 0x01,
             0x4d, 0x00, 0x00, 0x00,  0x1d, 0x10, 0x00, 0x01,
-            0x01, 0x65, 0x72, 0x64,  0x1d, 0x10, 0x00, 0x01,  0x1d, 0x10, 0x00, 0x01,
+            0x81, 0x65, 0x72, 0x64,  0x1d, 0x10, 0x00, 0x01,  0x1d, 0x10, 0x00, 0x01,
             0xff, 0xff, 0xff, 0xff,  0x01, 0x00, 0x00, 0x00,  0, 0, 0, 0, 0, 0, 0, 0,
         ];
-        let raw = Raw { kind: WITHDRAWN, lower: PEER.0, port: 77, node: PEER.0, service: SERVICE };
+        let raw = Raw { kind: WITHDRAWN, lower: PEER.0, port: 77, node: PEER.0, service: PRESENCE };
         assert_eq!(decode(&event), Some(raw));
         event[0] = 3;
         assert_eq!(decode(&event), None);
@@ -415,7 +415,7 @@ mod tests {
     #[test]
     fn only_the_peers_own_publications_count() {
         let mut facts = facts();
-        let mut name = |kind, port, node| told(&mut facts, kind, SERVICE, port, node, PEER.0);
+        let mut name = |kind, port, node| told(&mut facts, kind, PRESENCE, port, node, PEER.0);
         assert_eq!(name(PUBLISHED, 5, OTHER), vec![], "another node has the peer's name");
         assert_eq!(name(PUBLISHED, 7, PEER.0), [Event::Process { present: true }]);
         assert_eq!(name(PUBLISHED, 8, PEER.0), vec![]);
