@@ -360,7 +360,7 @@ fn shows(pair: &Machines, case: &str, link: &str, cut: impl FnOnce() -> Result<(
         alarm(vm, "LinkDown", &[link])?;
         let status = json(vm)?;
         ensure!(up(&status, link) == Some(false) && up(&status, other) == Some(true), "{case}: {status}");
-        vm.sh("pkill -f -- --watch; true")?;
+        vm.sh("pkill -f -- '[-]-watch'; true")?;
     }
     Ok(())
 }
