@@ -401,6 +401,14 @@ fn tipc_through_every_fault() -> Result<()> {
     // machine for what came from its own.
     pair.unmoved("a bearer cabled to the wrong network", ms(500), |still| {
         let (active, standby) = (still.active, still.standby);
+        for vm in [active, standby] {
+            ensure!(
+                alarm_of(vm, "TipcMiscabled")?.is_none(),
+                "{}: {:?}",
+                vm.name,
+                alarm_of(vm, "TipcMiscabled")
+            );
+        }
         standby.plug("eth4", "eth3")?;
         alarm(standby, "TipcMiscabled", &["bearers eth3 and eth4 of this node are on one network"])?;
         alarm(active, "TipcMiscabled", &["both bearers of the peer are on the network of eth3"])?;

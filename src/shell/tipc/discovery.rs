@@ -13,6 +13,9 @@ use crate::shell::tipc::{to_bytes, word};
 /// Discovery messages older than this say nothing of now. A bearer that has found nobody sends one every second, and one
 /// that is lost must not end an alarm.
 const HOLDS: Duration = Duration::from_secs(6);
+/// So many questions in each of two such spans, one after the other, are a habit.
+const ASKS: usize = 3;
+const STEADY: Duration = Duration::from_secs(3);
 /// Frames read at a look; of each only the beginning.
 const LOOK_MAX: usize = 256;
 
@@ -26,6 +29,8 @@ pub struct Discovery {
     strange: Option<(Moment, String)>,
     /// Our own discovery came back to us.
     own: Option<(Moment, String)>,
+    /// The peer asks where it need not.
+    busy: Option<(Moment, String)>,
 }
 
 /// A bearer's interface as it is now, and how lately the peer looked for neighbours there.
@@ -70,6 +75,7 @@ impl Discovery {
             socket: None,
             strange: None,
             own: None,
+            busy: None,
         }
     }
 
@@ -157,25 +163,35 @@ impl Discovery {
         }
     }
 
-    /// A bearer whose link is up asks for neighbours once a minute (net/tipc/discover.c: TIPC_DISC_SLOW); one that has found
-    /// nobody asks every second. So a peer that goes on asking where its link is up, while another link is down, has two bearers
-    /// on this network.
+    /// A bearer that has found nobody asks for neighbours every second, for ever; one whose link is up, or that was just enabled, ever
+    /// more seldom (net/tipc/discover.c: 125 ms, doubled each time, up to a minute). So a peer that goes on asking every second where
+    /// its link is up, while another link is down, has two bearers on this network.
     fn crossed(&mut self, now: Moment, up: &[bool]) -> Option<String> {
         for bearer in &mut self.bearers {
-            bearer.sought.retain(|at| now.since(*at) < HOLDS);
+            bearer.sought.retain(|at| now.since(*at) < 2 * STEADY);
         }
         let down = up.iter().position(|up| !up)?;
-        let busy = self.bearers.iter().zip(up).find(|(b, up)| **up && b.sought.len() >= 3)?.0;
-        Some(format!(
-            "the peer looks for a neighbour on {0} though the link there is up, and the link on {1} is down: both bearers of the peer \
-             are on the network of {0}; compare the peer's cables with [heartbeat.tipc] bearers",
-            busy.interface, self.bearers[down].interface
-        ))
+        let steadily = |bearer: &Listened| {
+            let lately = bearer.sought.iter().filter(|at| now.since(**at) < STEADY).count();
+            lately >= ASKS && bearer.sought.len() - lately >= ASKS
+        };
+        if let Some((busy, _)) = self.bearers.iter().zip(up).find(|(b, up)| **up && steadily(b)) {
+            self.busy = Some((
+                now,
+                format!(
+                    "the peer looks for a neighbour on {0} though the link there is up, and the link on {1} is down: both bearers of the \
+                     peer are on the network of {0}; compare the peer's cables with [heartbeat.tipc] bearers",
+                    busy.interface, self.bearers[down].interface
+                ),
+            ));
+        }
+        // What was seen last holds for a while, as all of it does.
+        self.busy.clone().filter(|(at, _)| now.since(*at) < HOLDS).map(|(_, text)| text)
     }
 
     pub fn close(&mut self) {
         self.socket = None;
-        (self.strange, self.own) = (None, None);
+        (self.strange, self.own, self.busy) = (None, None, None);
         for bearer in &mut self.bearers {
             bearer.sought.clear();
         }
@@ -226,6 +242,7 @@ mod tests {
             socket: None,
             strange: None,
             own: None,
+            busy: None,
         }
     }
 
@@ -295,11 +312,20 @@ mod tests {
 
     #[test]
     fn a_peer_that_goes_on_asking_where_its_link_is_up_is_cabled_wrong() {
-        let asks: Vec<_> = [1000, 2000, 3000].map(|ms| (ms, 3, message(13, PEER, 1983, 9))).into();
-        assert_eq!(said(&asks, 3500, &[true, true]), (None, None));
-        let text = said(&asks, 3500, &[true, false]).1.expect("crossed");
+        let frames = |times: &[u64]| -> Vec<(u64, u32, Vec<u8>)> {
+            times.iter().map(|ms| (*ms, 3, message(13, PEER, 1983, 9))).collect()
+        };
+        let asks = frames(&[1000, 2000, 3000, 4000, 5000, 6000]);
+        assert_eq!(said(&asks, 6500, &[true, true]), (None, None));
+        let text = said(&asks, 6500, &[true, false]).1.expect("crossed");
         assert!(text.contains("on eth3") && text.contains("link on eth4 is down"), "{text}");
-        assert_eq!(said(&asks[..2], 3500, &[true, false]), (None, None), "twice is no habit");
-        assert_eq!(said(&asks, 7500, &[true, false]), (None, None), "long ago");
+        assert_eq!(said(&asks[1..], 6500, &[true, false]), (None, None), "not long enough");
+        assert_eq!(said(&asks, 10_500, &[true, false]), (None, None), "long ago");
+        // A bearer that was just enabled: often at first, then ever more seldom. (Frames are taken at a look, twice a second.)
+        let begins = frames(&[0, 500, 500, 1000, 2000, 4000, 8000]);
+        for now in (0..20).map(|n| n * 500) {
+            let until_now: Vec<_> = begins.iter().filter(|(ms, ..)| *ms <= now).cloned().collect();
+            assert_eq!(said(&until_now, now, &[true, false]), (None, None), "at {now} ms");
+        }
     }
 }
