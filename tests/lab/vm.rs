@@ -496,9 +496,15 @@ impl Vm {
 
     /// Where the journal ends now.
     pub fn cursor(&self) -> Result<String> {
-        let out = self.run(&["journalctl", "-n0", "--show-cursor", "-q"])?;
-        let cursor = out.lines().find_map(|l| l.strip_prefix("-- cursor: "));
-        Ok(cursor.with_context(|| format!("no cursor: {out}"))?.to_owned())
+        // A journal that is just being rotated has none for a moment.
+        for _ in 0..50 {
+            let out = self.run(&["journalctl", "-n1", "-o", "cat", "--show-cursor", "-q"])?;
+            if let Some(cursor) = out.lines().find_map(|l| l.strip_prefix("-- cursor: ")) {
+                return Ok(cursor.to_owned());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        bail!("{}: the journal has no cursor", self.name)
     }
 
     /// What the journal has after a cursor, as it is printed; `args` as for journalctl.
