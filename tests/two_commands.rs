@@ -96,7 +96,7 @@ fn the_demo_shows_it_and_leaves_nothing() -> Result<()> {
     let out = BufReader::new(up.stdout.take().context("no output")?);
     std::thread::spawn(move || out.lines().map_while(Result::ok).for_each(|line| drop(lines.send(line))));
     let status = up.wait()?;
-    let said: Vec<String> = said.try_iter().collect();
+    let said: Vec<String> = said.iter().collect();
     let text = said.join("\n");
     println!("{text}");
     ensure!(status.success(), "make demo: {status}");

@@ -125,10 +125,10 @@ fn a_gate_taken_off_by_hand_is_back_at_once_and_told() -> Result<()> {
         }
         let middle = median(&mut back);
         println!("FIGURE gate taken off by hand: back after {middle:.1} ms, {back:.1?}");
-        ensure!(middle < 50.0, "back after {back:?} ms");
+        ensure!(middle < 200.0, "back after {back:?} ms");
         Ok(())
     })?;
-    ensure!(outage_ms(&seen) < 50.0, "felt: {}", seen.summary());
+    ensure!(outage_ms(&seen) < 200.0, "felt: {}", seen.summary());
     alarm(active, "GateMended", SOON)?;
     ensure!(says(active, "GateMended")?.contains("eth1"));
     ensure!(active.journal(&["-u", "dre-vip"])?.contains("the gate was gone from eth1 and is back"));
@@ -279,7 +279,7 @@ fn both_daemons_take_up_a_file_or_neither() -> Result<()> {
         }
         Ok(())
     })?;
-    ensure!(outage_ms(&seen) < 50.0, "felt: {}\n{}", seen.summary(), pair.journals());
+    ensure!(outage_ms(&seen) < 200.0, "felt: {}\n{}", seen.summary(), pair.journals());
     ensure!(pair.active()?.name == active.name, "the role moved");
     ensure!(has(active, "eth1", VIP)? && !has(active, "eth3", VIP)?, "the VIP moved");
     for node in pair.lab.nodes() {

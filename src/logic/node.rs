@@ -684,7 +684,7 @@ impl Node {
                     self.last_rejected = Some((reason, now));
                 }
             }
-            Ok((_, Grade::Unproven)) => {}
+            Ok((hb, Grade::Unproven)) => self.listen_unproven(now, &hb),
             Ok((hb, Grade::Fresh { newest })) => {
                 if newest {
                     self.listen(now, &hb, out);
@@ -696,6 +696,23 @@ impl Node {
                     self.send(now, usize::from(hb.link), true, out);
                 }
             }
+        }
+    }
+
+    /// What the peer's present process says, though it has not yet shown that it hears this node: nothing is decided by it, but what
+    /// makes this node more careful counts.
+    fn listen_unproven(&mut self, now: Moment, hb: &Heartbeat) {
+        if self.liveness.peer_session() != hb.session {
+            return;
+        }
+        if let Some(says) = &mut self.says {
+            // A vote may be counted by it: the promise must last as long as the lease that stands on it.
+            says.dead_after = says.dead_after.max(Duration::from_micros(u64::from(hb.dead_after_us)));
+        }
+        // When links heal, one of two active nodes yields to the first word it hears: the other may hear of that no sooner.
+        if self.role == Role::Active && hb.role == Role::Active && !self.both_active {
+            self.both_active = true;
+            self.next_housekeeping = now;
         }
     }
 
@@ -1324,7 +1341,9 @@ impl Node {
 
     fn probe(&self, period: Duration, round: u64) -> Order {
         let every_us = u32::try_from(period.as_micros()).unwrap_or(u32::MAX);
-        Order::Probe { every_us, round, defer: !self.first }
+        // Exactly one of the two defers, whatever they think of who goes first: each may have learnt that in another state of things.
+        let defer = self.setup.peer.as_ref().is_some_and(|peer| self.setup.node > *peer);
+        Order::Probe { every_us, round, defer }
     }
 
     /// Three probes and the time for the last answer fit into D/2 with room; a claim against a frozen peer

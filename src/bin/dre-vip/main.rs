@@ -492,6 +492,12 @@ impl Service {
                 self.happened += 1;
                 let vip = &self.settings.vips[n as usize];
                 let Some(interface) = self.interfaces.get(&vip.interface) else { return };
+                if let Some(why) = self.unguarded.get(&vip.address.addr()) {
+                    // The gate does not stand before it: it would answer without a lease.
+                    let text = format!("{} is not brought up without the gate: {why}", vip.address.addr());
+                    self.holder.failed(now, n, &text, &mut self.acts);
+                    return;
+                }
                 let lifetime = self.gate.is_none().then(|| lifetime(now, self.holder.until()));
                 match self.kernel.add_vip(vip, interface.index, lifetime) {
                     // IPv4 is usable with the answer; IPv6 when the kernel says so.

@@ -1074,6 +1074,18 @@ fn an_isolated_node_looks_when_the_arbitrator_is_back() {
     ]);
 }
 
+/// When links heal, the lower term yields to the first word it hears; the other may hear of it only by an echo that is stale yet.
+#[test]
+fn both_active_is_told_from_a_word_that_is_not_proven() {
+    let mut story = active();
+    story.step(100, &votes());
+    let deaf = Hears { role: Active, wish: Wish::None, echo: None, vote: false, fit: true };
+    story.step(110, &deaf);
+    assert!(story.standing().contains(&"BothActive".into()), "{:?}", story.standing());
+    story.step(120, &peer(Releasing));
+    assert!(!story.standing().contains(&"BothActive".into()), "{:?}", story.standing());
+}
+
 /// What a peer said last is no alarm, and no reason to refuse, when it is gone.
 #[test]
 fn a_dead_peers_last_words_count_for_nothing() {
