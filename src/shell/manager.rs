@@ -6,7 +6,7 @@
 //! ```
 //!
 //! The bus may hang, restart or be gone: the loop never knows more of it than facts from a channel. What was asked and
-//! what came of it ([`Course`]) outlives a connection. The newest wish for a role is what is asked, again after each
+//! what came of it (`Course`) outlives a connection. The newest wish for a role is what is asked, again after each
 //! reconnection; of older ones only this is kept: a role that was let go in between is let go in systemd too, or its
 //! units would live on from one term into the next.
 //!
