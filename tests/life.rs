@@ -178,7 +178,12 @@ fn a_thousand_vips() -> Result<()> {
         let from = active(SOON)?;
         let judge = lab.judge("172.16.103.250")?;
         std::thread::sleep(ms(200));
-        from.run(&["drectl", "switchover"])?;
+        if let Err(error) = from.run(&["drectl", "switchover"]) {
+            let journals = lab
+                .nodes()
+                .map(|n| n.journal(&["-u", "dre", "-u", "dre-vip", "-n", "40"]).unwrap_or_default());
+            anyhow::bail!("{error:#}\n{}", journals.join("\n----\n"));
+        }
         std::thread::sleep(ms(500));
         let seen = judge.stop()?;
         ensure!(seen.two_at_once().is_empty(), "two answered at once: {}", seen.summary());

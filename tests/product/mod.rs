@@ -66,13 +66,15 @@ pub fn install(root: &Path, toml: &str) -> Result<()> {
     install_as(root, toml, &std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into()))?;
     // A container manager may not raise limits (no CAP_SYS_RESOURCE): what LimitRTPRIO= and LimitMEMLOCK= in the units give on a
     // machine, and in the virtual ones of tests/vm.rs, PID 1 gives here in other ways.
-    for unit in ["dre", "dre-vip"] {
+    for (unit, priority) in [("dre", 6), ("dre-vip", 5)] {
         let dir = root.join(format!("etc/systemd/system/{unit}.service.d"));
         std::fs::create_dir_all(&dir)?;
         std::fs::write(
             dir.join("90-lab.conf"),
-            "[Service]\nCPUSchedulingPolicy=rr\nCPUSchedulingPriority=5\nCPUSchedulingResetOnFork=yes\n\
-             AmbientCapabilities=CAP_IPC_LOCK\nCapabilityBoundingSet=CAP_IPC_LOCK\n",
+            format!(
+                "[Service]\nCPUSchedulingPolicy=rr\nCPUSchedulingPriority={priority}\nCPUSchedulingResetOnFork=yes\n\
+                 AmbientCapabilities=CAP_IPC_LOCK\nCapabilityBoundingSet=CAP_IPC_LOCK\n"
+            ),
         )?;
     }
     Ok(())

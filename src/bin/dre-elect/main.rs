@@ -525,7 +525,7 @@ async fn run(
     journal: &Journal,
 ) -> io::Result<()> {
     let notify = Notify::start()?;
-    for refused in realtime::take() {
+    for refused in realtime::take(realtime::ELECT) {
         journal.log(Notice::Trouble { text: refused });
     }
     let mut terminate = signal(SignalKind::terminate())?;

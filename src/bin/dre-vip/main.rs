@@ -663,7 +663,7 @@ fn lifetime(now: Moment, until: Moment) -> u32 {
 
 async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     let notify = Notify::start()?;
-    for refused in realtime::take() {
+    for refused in realtime::take(realtime::VIP) {
         journal.log(Notice::Trouble { text: refused });
     }
     let mut terminate = signal(SignalKind::terminate())?;

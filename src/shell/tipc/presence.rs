@@ -77,7 +77,7 @@ fn start(local: TipcAddress) -> io::Result<(PipeWriter, Receiver<io::Result<()>>
     let (tell, answer) = sync_channel(1);
     std::thread::Builder::new().name("presence".into()).stack_size(128 << 10).spawn(move || {
         // It must not wait for a turn when all threads end at once. Refused: said at the daemon's start already.
-        let _ = realtime::turn();
+        let _ = realtime::turn(realtime::ELECT);
         let name = alone(&end).and_then(|()| publish(local));
         let held = name.is_ok();
         let _ = tell.send(name.as_ref().map(|_| ()).map_err(|e| io::Error::new(e.kind(), e.to_string())));
