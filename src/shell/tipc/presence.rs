@@ -6,13 +6,13 @@
 //! name lies with a thread that has nothing else and does nothing but wait.
 //!
 //! ```text
-//!   Presence ── pipe ──▶ thread: leaves the common table, closes all but the pipe, binds the name, waits for the pipe's end
+//!   Presence ── channel ──▶ thread: leaves the common table, closes all of its own, binds the name, waits for the channel's end
 //!   SIGKILL ───────────▶ every thread ends; this one's table with it: the name is withdrawn
 //! ```
 
-use std::io::{self, PipeReader, PipeWriter, Read};
-use std::os::fd::AsRawFd;
-use std::sync::mpsc::{Receiver, TryRecvError, sync_channel};
+use std::convert::Infallible;
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel, sync_channel};
 
 use socket2::{Socket, Type};
 
@@ -21,10 +21,13 @@ use crate::logic::time::Moment;
 use crate::shell::realtime;
 use crate::shell::tipc::{CLUSTER_SCOPE, PRESENCE, RETRY, SERVICE_RANGE, address, socket};
 
+/// The thread's life: it ends when this is dropped. (A descriptor could not say so: in which table would it be closed?)
+type Alive = Sender<Infallible>;
+
 enum State {
     Closed,
-    Opening(PipeWriter, Receiver<io::Result<()>>),
-    Held(#[expect(dead_code, reason = "its end is the thread's")] PipeWriter),
+    Opening(Alive, Receiver<io::Result<()>>),
+    Held(#[expect(dead_code, reason = "its end is the thread's")] Alive),
 }
 
 /// This node's name, as long as this is there.
@@ -72,35 +75,30 @@ impl Presence {
     }
 }
 
-fn start(local: TipcAddress) -> io::Result<(PipeWriter, Receiver<io::Result<()>>)> {
-    let (mut end, alive) = io::pipe()?;
+fn start(local: TipcAddress) -> io::Result<(Alive, Receiver<io::Result<()>>)> {
+    let (alive, end) = channel();
     let (tell, answer) = sync_channel(1);
     std::thread::Builder::new().name("presence".into()).stack_size(128 << 10).spawn(move || {
         // It must not wait for a turn when all threads end at once. Refused: said at the daemon's start already.
         let _ = realtime::turn(realtime::ELECT);
-        let name = alone(&end).and_then(|()| publish(local));
-        let held = name.is_ok();
-        let _ = tell.send(name.as_ref().map(|_| ()).map_err(|e| io::Error::new(e.kind(), e.to_string())));
-        if held {
-            let _ = end.read(&mut [0]);
+        match alone().and_then(|()| publish(local)) {
+            Err(error) => drop(tell.send(Err(error))),
+            Ok(_name) => {
+                let _ = tell.send(Ok(()));
+                let _ = end.recv();
+            }
         }
     })?;
     Ok((alive, answer))
 }
 
-/// Leaves the process's table of descriptors and keeps of it `end` alone: what the process closes must be closed.
-fn alone(end: &PipeReader) -> io::Result<()> {
-    let fd = u32::try_from(end.as_raw_fd()).map_err(io::Error::other)?;
-    let below = fd.checked_sub(1).map(|last| (0, last));
-    // SAFETY: only this thread's table changes, and this thread uses no descriptor but `end` after it; the ranges leave that out.
+/// Leaves the process's table of descriptors, and keeps nothing of it: what the process closes must be closed.
+fn alone() -> io::Result<()> {
+    // SAFETY: only this thread's table changes, and this thread uses no descriptor that it did not open after it.
     unsafe {
-        if libc::unshare(libc::CLONE_FILES) != 0 {
+        if libc::unshare(libc::CLONE_FILES) != 0 || libc::syscall(libc::SYS_close_range, 0, u32::MAX, 0) != 0
+        {
             return Err(io::Error::last_os_error());
-        }
-        for (first, last) in below.into_iter().chain([(fd + 1, u32::MAX)]) {
-            if libc::syscall(libc::SYS_close_range, first, last, 0) != 0 {
-                return Err(io::Error::last_os_error());
-            }
         }
     }
     Ok(())
@@ -114,29 +112,46 @@ fn publish(local: TipcAddress) -> io::Result<Socket> {
 
 #[cfg(test)]
 mod tests {
-    use std::io::Write;
+    use std::io::Read;
     use std::os::unix::net::UnixStream;
     use std::time::{Duration, Instant};
 
     use super::*;
 
-    /// What the process closes is closed, whatever the thread's table had when it was copied; and the thread ends with the pipe.
+    /// What the process closes is closed, whatever the thread's table had when it was copied.
     #[test]
-    fn the_thread_keeps_nothing_but_the_pipe() {
+    fn the_thread_keeps_nothing_of_the_process() {
         let (ours, theirs) = UnixStream::pair().expect("a pair");
-        let (mut end, alive) = io::pipe().expect("a pipe");
+        let (alive, end) = channel::<Infallible>();
         let (tell, told) = sync_channel(1);
         let thread = std::thread::spawn(move || {
-            let done = alone(&end);
-            tell.send(done).expect("heard");
-            end.read(&mut [0]).expect("the end")
+            tell.send(alone()).expect("heard");
+            end.recv().is_err()
         });
         told.recv().expect("an answer").expect("alone");
         drop(theirs);
         ours.set_read_timeout(Some(Duration::from_secs(5))).expect("a limit");
         assert_eq!((&ours).read(&mut [0]).expect("the end and no time-out"), 0);
         drop(alive);
-        assert_eq!(thread.join().expect("ends"), 0);
+        assert!(thread.join().expect("ends"));
+    }
+
+    /// Where it cannot be held it is tried again every half second, for months.
+    #[test]
+    fn a_try_leaves_no_descriptor_behind() {
+        let links = || {
+            let all = std::fs::read_dir("/proc/self/fd").expect("proc");
+            let target =
+                |entry: std::io::Result<std::fs::DirEntry>| std::fs::read_link(entry.ok()?.path()).ok();
+            all.filter_map(target).filter(|to| to.to_string_lossy().starts_with("pipe:")).count()
+        };
+        let before = links();
+        for _ in 0..20 {
+            let (alive, answer) = start(TipcAddress(0x0100_1017)).expect("a thread");
+            let _ = answer.recv().expect("an answer");
+            drop(alive);
+        }
+        assert!(links() <= before + 4, "{} descriptors, {before} before", links());
     }
 
     /// Without TIPC in the kernel the error is the one that says what to do; with it, the name is bound.
@@ -152,7 +167,6 @@ mod tests {
                 (_, Some(text)) if text.contains("TIPC") => return,
                 _ => assert!(begun.elapsed() < Duration::from_secs(10), "neither held nor refused"),
             }
-            std::io::stdout().flush().expect("flushed");
             std::thread::sleep(Duration::from_millis(5));
         }
     }
