@@ -51,8 +51,6 @@ const UNREACHED_LASTS: Duration = Duration::from_secs(30);
 /// One may be lost, one under way; while it matters they go out so fast that an isolated node has stopped probing when the other
 /// begins to look for silence.
 const UNANSWERED_MAX: u32 = 3;
-/// Evidence is gathered at full pace for this many D; after that a node that may not claim probes slower.
-const EVIDENCE_FAST: u32 = 4;
 
 /// What the machine must know of the configuration.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -207,6 +205,11 @@ pub enum Action {
         rule: Rule,
         term: u64,
     },
+    /// This node began to doubt its peer: the kernel withdrew the peer's name, or it has been silent for so long.
+    Suspected {
+        withdrawn: bool,
+        silent: Duration,
+    },
     Raised {
         alarm: AlarmKey,
         text: String,
@@ -356,6 +359,8 @@ pub struct Node {
     wall_ms: i64,
 
     arbitrators: Vec<(Option<Moment>, Duration)>,
+    /// When somebody else last answered for a VIP, in this round of evidence or an earlier one.
+    foreign_at: Moment,
     /// Pings that went out since an arbitrator answered.
     unanswered: u32,
     own_shut_at: Option<Moment>,
@@ -440,6 +445,7 @@ impl Node {
             late: false,
             wall_ms: 0,
             arbitrators: vec![(None, Duration::ZERO); setup.arbitrators.len()],
+            foreign_at: Moment::ZERO,
             unanswered: 0,
             own_shut_at: None,
             takeover: None,
@@ -480,16 +486,6 @@ impl Node {
     /// The peer is there, by fresh datagrams.
     pub fn hears_peer(&self, now: Moment) -> bool {
         matches!(self.liveness.heard(now), Heard::Heard | Heard::Suspect)
-    }
-
-    /// When the peer was last heard; the start of this process if it never was.
-    pub fn heard_at(&self) -> Moment {
-        self.liveness.fresh_at()
-    }
-
-    /// The kernel says that the peer's election process is not there.
-    pub fn process_is_gone(&self) -> bool {
-        self.peer_gone
     }
 
     /// What this node promised the peer.
@@ -834,7 +830,10 @@ impl Node {
                 }
             }
             Report::Probed { round, at } => self.evidence.probed(round, at),
-            Report::Foreign { round, at, vip, mac } => self.evidence.foreign(round, at, vip, mac),
+            Report::Foreign { round, at, vip, mac } => {
+                self.foreign_at = self.foreign_at.max(at);
+                self.evidence.foreign(round, at, vip, mac);
+            }
             Report::Vips { wanted, held, announced } => {
                 (self.vip.wanted, self.vip.held, self.vip.announced) = (wanted, held, announced);
             }
@@ -984,8 +983,7 @@ impl Node {
     /// All that the rules may look at, at `now`.
     pub fn view(&self, now: Moment) -> View {
         let peer = self.peer(now);
-        let quiet = self.evidence.quiet(now) && self.evidence.period() == self.probe_period(true);
-        let quiet = quiet || self.is_planted(Planted::NoEvidence);
+        let quiet = self.evidence.quiet(now) || self.is_planted(Planted::NoEvidence);
         let alone = quiet && self.may_go_alone(now);
         View {
             peer,
@@ -1012,7 +1010,19 @@ impl Node {
         let answered = self.setup.arbitrators.is_empty()
             || self.peer_is_given()
             || (self.evidence.arbitrator_answered().is_some() && self.votes.third_until() > now);
-        answered && now >= self.held_until()
+        answered && now >= self.held_until() && now >= self.served_until()
+    }
+
+    /// Until when somebody may serve who answered for a VIP longer than the peer's acknowledged lease can have lasted: it lives by the
+    /// arbitrator, and its gate is open for up to D after its last ping. Three probes without an answer mean that a kernel fell
+    /// silent, or only that it was busy for a moment; after D its gate is shut in both cases.
+    fn served_until(&self) -> Moment {
+        let d = self.setup.dead_after;
+        if self.foreign_at > self.liveness.fresh_at() + d {
+            self.foreign_at + self.probe_period() + d
+        } else {
+            Moment::ZERO
+        }
     }
 
     /// Whether the arbitrator's answer to what was asked at `sent` is a vote. While the peer acknowledges, its acknowledgements are what
@@ -1148,7 +1158,7 @@ impl Node {
     }
 
     /// Why this node could not run the services well; empty = nothing speaks against it.
-    pub fn unfit_reasons(&self, now: Moment) -> Vec<String> {
+    fn unfit_reasons(&self, now: Moment) -> Vec<String> {
         let mut why = vec![];
         if self.vip.armed.is_none() {
             why.push("dre-vip is not there".into());
@@ -1304,29 +1314,28 @@ impl Node {
         let asks = !self.setup.arbitrators.is_empty() && !self.peer_is_given();
         let isolated = asks && self.unanswered > UNANSWERED_MAX;
         let wanted = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
+        let period = self.probe_period();
         match (wanted, self.evidence.running()) {
             (true, None) => {
-                let period = self.probe_period(true);
                 let round = self.evidence.begin(now, period);
                 out.push(Action::Order(self.probe(period, round)));
+                out.push(Action::Suspected {
+                    withdrawn: self.peer_gone,
+                    silent: now.since(self.liveness.fresh_at()),
+                });
                 self.last_ping = Moment::ZERO;
             }
-            (true, Some(begun)) => {
-                // Slow probes only watch. Two nodes that probe see each other's, unless one of them probes too seldom: as soon as
-                // nothing but the wire is asked any more, it is asked at full pace, and anew.
-                let fast = now < begun + self.setup.dead_after * EVIDENCE_FAST;
-                let period = self.probe_period(fast || self.may_go_alone(now));
-                if period != self.evidence.period() {
-                    self.evidence.pace(period);
-                    out.push(Action::Order(self.probe(period, self.evidence.round())));
-                }
+            // After a reload.
+            (true, Some(_)) if period != self.evidence.period() => {
+                self.evidence.pace(period);
+                out.push(Action::Order(self.probe(period, self.evidence.round())));
             }
             // A claim stands on what was seen; the probes end with it.
             (false, Some(_)) if self.role != Role::Claiming => {
                 self.evidence.end();
                 out.push(Action::Order(self.probe(Duration::ZERO, self.evidence.round())));
             }
-            (false, _) => {}
+            (_, _) => {}
         }
     }
 
@@ -1348,13 +1357,8 @@ impl Node {
 
     /// Three probes and the time for the last answer fit into D/2 with room; a claim against a frozen peer
     /// comes four periods after its kernel fell silent, so more than 10 ms would only be outage.
-    fn probe_period(&self, fast: bool) -> Duration {
-        let d = self.setup.dead_after;
-        if fast {
-            (d / 12).clamp(Duration::from_millis(1), Duration::from_millis(10))
-        } else {
-            (d / 6).clamp(Duration::from_millis(5), Duration::from_millis(50))
-        }
+    fn probe_period(&self) -> Duration {
+        (self.setup.dead_after / 12).clamp(Duration::from_millis(1), Duration::from_millis(10))
     }
 
     fn go(&mut self, now: Moment, rule: Rule, out: &mut Vec<Action>) {
@@ -1440,7 +1444,7 @@ impl Node {
                 By::Peer | By::Standalone => until,
                 // Two probe periods: a rival needs four to find the wire quiet.
                 _ if self.is_planted(Planted::GateReopens) => until,
-                _ if first => now + self.probe_period(true) * 2,
+                _ if first => now + self.probe_period() * 2,
                 _ => Moment::ZERO,
             };
             if first {
@@ -1523,7 +1527,7 @@ impl Node {
             Some(self.votes.peer_until()),
             self.evidence.quiet_at(),
             self.evidence.stale_at(),
-            self.evidence.running().map(|at| at + self.setup.dead_after * EVIDENCE_FAST),
+            Some(self.served_until()),
             Some(self.vip.open_until),
             self.hangs_at(),
             self.cannot_serve_until(),

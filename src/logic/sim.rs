@@ -560,7 +560,7 @@ impl World {
                     self.roles_seen.insert(rule.word());
                     self.note(|| format!("node {node}: {from:?} -> {to:?}: {rule:?}, term {term}"));
                 }
-                Action::Raised { .. } | Action::Cleared { .. } | Action::Exit => {}
+                Action::Suspected { .. } | Action::Raised { .. } | Action::Cleared { .. } | Action::Exit => {}
             }
         }
     }

@@ -14,7 +14,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dre::config::{self, HostFindings, Settings};
-use dre::logic::election::Rule;
 use dre::logic::node::{Action, Event, Node, Target};
 use dre::logic::time::Moment;
 use dre::logic::wire::{Codec, Role};
@@ -32,7 +31,7 @@ use dre::shell::state::{self, Keeper};
 use dre::shell::stream::{Listener, Stream};
 use dre::shell::unit::{self, Watch};
 use dre::snapshot::{Service, Status};
-use dre::stream::{Order, Report};
+use dre::stream::Report;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -62,8 +61,7 @@ fn main() -> ExitCode {
         }
     };
     // What the machine does not have yet may come: an interface that is late at boot must not keep the daemon down for good.
-    let loaded = load();
-    let (settings, codec, host) = match loaded {
+    let (settings, codec, host) = match load() {
         Ok(loaded) => loaded,
         Err(error) => {
             // Straight to stderr: the process ends, and the journal's thread with it.
@@ -167,8 +165,6 @@ struct Elect {
     publish_at: Moment,
     said: String,
     takeover: Option<String>,
-    /// The round of evidence that was last told of.
-    round: u64,
     inhibitor: Release,
     /// systemd asked for the end, not only for the role.
     terminated: bool,
@@ -228,7 +224,6 @@ impl Elect {
                 Action::Send { link, bytes } => self.heartbeats.send(link, &bytes[..], clock::now()),
                 Action::Ping => self.pinger.send(self.settings.heartbeat.dead_after() / 2),
                 Action::Order(order) => {
-                    self.suspects(&order);
                     if let Some(stream) = &mut self.stream
                         && stream.send(&order).is_err()
                     {
@@ -239,15 +234,16 @@ impl Elect {
                 Action::Target(target) => self.manager.role(target),
                 Action::KeepTerm(term) => self.keeper.keep(term),
                 Action::Moved { from, to, rule, term } => {
-                    let mut evidence = self.node.status_line(clock::now());
-                    if rule == Rule::Unfit {
-                        evidence =
-                            format!("{}; {evidence}", self.node.unfit_reasons(clock::now()).join(", "));
-                    }
+                    let evidence = self.node.grounds(clock::now(), rule);
                     let (from, to, rule) = (from.word(), to.word(), rule.word());
                     self.journal.log(Notice::RoleChanged { from, to, rule, term, evidence });
                     self.publish_at = Moment::ZERO;
                 }
+                Action::Suspected { withdrawn, silent } => self.journal.log(Notice::Suspected {
+                    withdrawn,
+                    silent_us: u64::try_from(silent.as_micros()).unwrap_or(u64::MAX),
+                    at_us: clock::wall_us(),
+                }),
                 Action::Raised { alarm, text } => {
                     let (alarm, subject) = (alarm.name.into(), alarm.subject);
                     self.journal.log(Notice::AlarmRaised { alarm, subject, text });
@@ -267,22 +263,6 @@ impl Elect {
         }
         if !self.actions.is_empty() {
             self.act();
-        }
-    }
-
-    /// The first probe of a round of evidence: the moment at which this node began to doubt its peer.
-    fn suspects(&mut self, order: &Order) {
-        if let Order::Probe { every_us, round, .. } = *order
-            && every_us != 0
-            && round != self.round
-        {
-            self.round = round;
-            let silent = clock::now().since(self.node.heard_at());
-            self.journal.log(Notice::Suspected {
-                withdrawn: self.node.process_is_gone(),
-                silent_us: u64::try_from(silent.as_micros()).unwrap_or(u64::MAX),
-                at_us: clock::wall_us(),
-            });
         }
     }
 
@@ -582,7 +562,6 @@ async fn run(
         publish_at: Moment::ZERO,
         said: String::new(),
         takeover: None,
-        round: 0,
         inhibitor,
         terminated: false,
         done: false,

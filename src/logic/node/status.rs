@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::{Node, Target};
+use crate::logic::election::Rule;
 use crate::logic::lease::By;
 use crate::logic::liveness::{Heard, LinkState};
 use crate::logic::time::Moment;
@@ -132,6 +133,12 @@ impl Node {
         let all = (0..count).map(|n| self.liveness.link(now, n));
         let (rtt, loss) = all.fold((Duration::ZERO, 0.0), |(rtt, loss), (_, r, l)| (rtt + r, loss + l));
         (rtt / u32::try_from(count).unwrap_or(1).max(1), loss / count.max(1) as f64)
+    }
+
+    /// What stood when the role changed by `rule`: for the journal.
+    pub fn grounds(&self, now: Moment, rule: Rule) -> String {
+        let line = self.status_line(now);
+        if rule == Rule::Unfit { format!("{}; {line}", self.unfit_reasons(now).join(", ")) } else { line }
     }
 
     /// `STATUS=` of sd_notify: `ACTIVE term 7 · peer hadev2 STANDBY · links 2/2 · VIPs 2/2`.

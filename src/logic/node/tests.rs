@@ -512,7 +512,9 @@ fn a_lost_peer_is_replaced_at_d() {
     ]);
 }
 
-/// Somebody answers for the VIP: never doubled; when the answers stop, taken.
+/// Somebody answers for the VIP: never doubled. Answers that stop with the acknowledged lease are those of a node that froze:
+/// taken at once. Who answers for longer lives by the arbitrator, and is waited for as long as that may last: it may only be
+/// busy.
 #[test]
 #[rustfmt::skip]
 fn a_peer_that_still_serves_is_not_doubled() {
@@ -527,7 +529,21 @@ fn a_peer_that_still_serves_is_not_doubled() {
         (1530, Probes,       Standby, &[]),
         (1535, Foreign,      Standby, &[]),
         (1570, Probes,       Standby, &[]),
-        (1580, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
+        (1580, Nothing,      Standby, &[]),
+        (2030, Probes,       Standby, &[]),
+        (2031, Pong(1),      Standby, &[]),
+        (2044, Nothing,      Standby, &[]),
+        (2045, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
+    ]);
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1480, Probes,       Standby, &[]),
+        (1490, Pong(1),      Standby, &[]),
+        (1499, Foreign,      Standby, &[]),
+        (1530, Probes,       Standby, &[]),
+        (1540, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
     ]);
 }
 
