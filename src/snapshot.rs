@@ -129,7 +129,7 @@ pub struct Rejected {
 }
 
 /// How long nobody answered for the VIPs, as the nodes themselves measured it: from the gate that shut to the gate that
-/// opened, including one way of a heartbeat.
+/// opened, including one way of a heartbeat; of a peer that was lost while it served, from its last word on.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 #[serde(default)]
 pub struct Takeover {

@@ -850,7 +850,12 @@ impl Node {
     }
 
     fn measure(&mut self, opened: Moment) {
-        let shut = self.says.as_ref().and_then(|s| s.shut_at).or(self.own_shut_at);
+        let shut = match &self.says {
+            Some(says) if says.shut_at.is_some() => says.shut_at,
+            // It served when it was last heard; what it did after that nobody knows.
+            Some(says) if says.flags.serving => Some(self.liveness.fresh_at()),
+            _ => self.own_shut_at,
+        };
         if let Some(shut) = shut {
             let gap = opened.since(shut);
             // Older than this it is another story: a first start, or a machine that was gone for long.

@@ -214,9 +214,12 @@ impl Elect {
         self.act();
     }
 
-    /// Carries out what the machine said, in its order.
+    /// Carries out what the machine said, in its order; what is only told comes after all that is done: an order to open the gate must
+    /// not wait for sentences.
     fn act(&mut self) {
-        for action in std::mem::take(&mut self.actions) {
+        let mut told = vec![];
+        let mut actions = std::mem::take(&mut self.actions);
+        for action in actions.drain(..) {
             if self.journal.is_debug() && !matches!(action, Action::Send { .. }) {
                 self.journal.log(Notice::Detail { text: format!("{action:?}") });
             }
@@ -233,37 +236,48 @@ impl Elect {
                 }
                 Action::Target(target) => self.manager.role(target),
                 Action::KeepTerm(term) => self.keeper.keep(term),
-                Action::Moved { from, to, rule, term } => {
-                    let evidence = self.node.grounds(clock::now(), rule);
-                    let (from, to, rule) = (from.word(), to.word(), rule.word());
-                    self.journal.log(Notice::RoleChanged { from, to, rule, term, evidence });
-                    self.publish_at = Moment::ZERO;
-                }
-                Action::Suspected { withdrawn, silent } => self.journal.log(Notice::Suspected {
-                    withdrawn,
-                    silent_us: u64::try_from(silent.as_micros()).unwrap_or(u64::MAX),
-                    at_us: clock::wall_us(),
-                }),
-                Action::Raised { alarm, text } => {
-                    let (alarm, subject) = (alarm.name.into(), alarm.subject);
-                    self.journal.log(Notice::AlarmRaised { alarm, subject, text });
-                    self.publish_at = Moment::ZERO;
-                }
-                Action::Cleared { alarm } => {
-                    let (alarm, subject) = (alarm.name.into(), alarm.subject);
-                    self.journal.log(Notice::AlarmCleared { alarm, subject });
-                    self.publish_at = Moment::ZERO;
-                }
                 Action::Exit => {
                     // Handed over before a shutdown: the process stays until systemd stops it, or it would be restarted.
                     self.inhibitor.release();
                     self.done = self.terminated;
                 }
+                Action::Moved { .. }
+                | Action::Suspected { .. }
+                | Action::Raised { .. }
+                | Action::Cleared { .. } => told.push(action),
             }
         }
-        if !self.actions.is_empty() {
+        for action in told {
+            self.tell(action);
+        }
+        if self.actions.is_empty() {
+            // Its room serves the next turn.
+            self.actions = actions;
+        } else {
             self.act();
         }
+    }
+
+    fn tell(&mut self, action: Action) {
+        self.publish_at = Moment::ZERO;
+        self.journal.log(match action {
+            Action::Moved { from, to, rule, term } => {
+                let evidence = self.node.grounds(clock::now(), rule);
+                Notice::RoleChanged { from: from.word(), to: to.word(), rule: rule.word(), term, evidence }
+            }
+            Action::Suspected { withdrawn, silent } => Notice::Suspected {
+                withdrawn,
+                silent_us: u64::try_from(silent.as_micros()).unwrap_or(u64::MAX),
+                at_us: clock::wall_us(),
+            },
+            Action::Raised { alarm, text } => {
+                Notice::AlarmRaised { alarm: alarm.name.into(), subject: alarm.subject, text }
+            }
+            Action::Cleared { alarm } => {
+                Notice::AlarmCleared { alarm: alarm.name.into(), subject: alarm.subject }
+            }
+            done => Notice::Detail { text: format!("{done:?}") },
+        });
     }
 
     fn publish(&mut self, now: Moment) {

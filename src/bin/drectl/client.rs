@@ -45,8 +45,18 @@ impl Client {
 
     /// One call, one answer.
     pub fn call(&mut self, method: &str, parameters: Value) -> Result<Value, Fail> {
+        self.call_within(method, parameters, ANSWER_WITHIN)?.ok_or_else(silence)
+    }
+
+    /// The same; `None`: it was sent, and not answered for so long.
+    pub fn call_within(
+        &mut self,
+        method: &str,
+        parameters: Value,
+        patience: Duration,
+    ) -> Result<Option<Value>, Fail> {
         self.send(json!({ "method": format!("{INTERFACE}.{method}"), "parameters": parameters }))?;
-        parameters_of(&self.receive(Instant::now() + ANSWER_WITHIN)?.ok_or_else(silence)?)
+        self.receive(Instant::now() + patience)?.map(|reply| parameters_of(&reply)).transpose()
     }
 
     /// Statuses from now on; see [`Client::next`].

@@ -17,6 +17,8 @@ const VIPS_FOLLOW_WITHIN: Duration = Duration::from_secs(5);
 /// How often the unit asks again while the role is being let go.
 const ASK_AGAIN: Duration = Duration::from_millis(50);
 
+/// dre-elect answers in a turn of its loop; one that is busy reads the words all the same.
+const RELEASED_WITHIN: Duration = Duration::from_millis(200);
 /// How long the measured gap may follow the role.
 const GAP_FOLLOWS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -74,12 +76,14 @@ fn keep_term(file: &Path, term: u64) {
 pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
     let wait = &lease.wait;
     let mut client = Client::connect(socket)?;
-    client.call("LeaseRelease", json!({ "unit": invocation(lease) }))?;
+    let parameters = json!({ "unit": invocation(lease) });
     if lease.unit {
         // Done with the answer: the role is let go in that very turn, or this is the unit of an earlier term and
-        // releases nothing.
-        return Ok(());
+        // releases nothing. Without one dre-elect is dead: systemd listens in its place, and starts it again when this unit has
+        // stopped, not before.
+        return client.call_within("LeaseRelease", parameters, RELEASED_WITHIN).map(drop);
     }
+    client.call("LeaseRelease", parameters)?;
     let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;
     match last {
         Ok(()) => Ok(()),

@@ -166,7 +166,7 @@ impl Story {
                     link: 0,
                     role: *role,
                     wish: *wish,
-                    flags: Flags { fit: *fit, answer: true, ..Flags::default() },
+                    flags: Flags { fit: *fit, answer: true, serving: *role == Active, ..Flags::default() },
                     links_heard: 1,
                     session: PEER,
                     sequence: self.sequence,
@@ -510,6 +510,23 @@ fn a_lost_peer_is_replaced_at_d() {
         (1499, Nothing,      Standby, &[]),
         (1500, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
     ]);
+}
+
+/// What the journal and `drectl` call the last change is this one, though nobody was there to say when the gate shut.
+#[test]
+#[rustfmt::skip]
+fn a_takeover_from_a_lost_peer_is_measured_from_its_last_word() {
+    let mut story = standby();
+    story.tell(&[
+        (1000, peer(Active), Standby, &[]),
+        (1250, Nothing,      Standby, &[Probe, Ping]),
+        (1400, Pong(1),      Standby, &[]),
+        (1490, Probes,       Standby, &[]),
+        (1500, Nothing,      Active,  &[Hold, StartActive, ProbeEnd]),
+        (1505, OpenNow,      Active,  &[]),
+    ]);
+    let last = story.node.status(at(1510), |_| String::new()).last_takeover.expect("measured");
+    assert_eq!((last.here, last.gap_us, &*last.rule), (true, 505_000, "PeerLost"));
 }
 
 /// Somebody answers for the VIP: never doubled. Answers that stop with the acknowledged lease are those of a node that froze:
