@@ -11,16 +11,11 @@ use std::time::Duration;
 use anyhow::{Result, ensure};
 use lab::Lab;
 use lab::node::Node;
-use product::{Pair, configuration, install, ms, outage_ms, status};
+use product::{Pair, alarm, configuration, install, ms, no_alarm, outage_ms, status};
 
 const SOON: Duration = Duration::from_secs(5);
 /// The grace of a service, and room.
 const GRACE: Duration = Duration::from_secs(15);
-
-fn alarm(node: &Node, name: &str, stands: bool, limit: Duration) -> Result<()> {
-    let not = if stands { "" } else { "! " };
-    node.wait_for(&format!("{not}systemctl show -P StatusText dre | grep -q {name}"), limit).map(drop)
-}
 
 /// Says its term where a test can read it, runs until it is stopped, and takes as long to stop as /run/slow says.
 fn ticker(root: &Path) -> Result<()> {
@@ -61,7 +56,7 @@ fn a_bad_file_takes_no_service_out_of_the_role() -> Result<()> {
         ensure!(node.sh("systemctl show -P Restart memcached")?.contains("always"), "{}", node.name);
         let out = node.run_for(&["systemctl", "reload", "dre"], SOON)?;
         println!("reload of a bad file: {out:?}");
-        alarm(node, "ConfigRejected", true, SOON)?;
+        alarm(node, "ConfigRejected", SOON)?;
         ensure!(node.run(&["drectl"])?.contains("dre.toml:7"), "{}", node.run(&["drectl"])?);
     }
     for from in [first, second] {
@@ -74,7 +69,7 @@ fn a_bad_file_takes_no_service_out_of_the_role() -> Result<()> {
     for node in [first, second] {
         node.write("/etc/dre/dre.toml", &good)?;
         node.run(&["systemctl", "reload", "dre"])?;
-        alarm(node, "ConfigRejected", false, SOON)?;
+        no_alarm(node, "ConfigRejected", SOON)?;
     }
     // A new service that systemd was not told of: nothing would stop it.
     first.write(
@@ -82,11 +77,11 @@ fn a_bad_file_takes_no_service_out_of_the_role() -> Result<()> {
         good.replace("\"ticker.service\"", "\"ticker.service\", \"cron.service\", \"ssh.service\""),
     )?;
     first.run(&["systemctl", "reload", "dre"])?;
-    alarm(first, "ServiceUnbound", true, SOON)?;
+    alarm(first, "ServiceUnbound", SOON)?;
     ensure!(first.run(&["drectl"])?.contains("ssh.service"));
     first.write("/etc/dre/dre.toml", &good)?;
     first.run(&["systemctl", "reload", "dre"])?;
-    alarm(first, "ServiceUnbound", false, SOON)?;
+    no_alarm(first, "ServiceUnbound", SOON)?;
     pair.audit()
 }
 
@@ -96,9 +91,9 @@ fn services_that_do_not_stop_or_run_are_named() -> Result<()> {
     let services = "active = [\"ticker.service\", \"nowhere.service\"]\nboth = [\"memcached.service\", \"gone.service\"]";
     let pair = Pair::start_with(&configuration(10, 3, services), ticker)?;
     let (first, second) = (pair.active()?, pair.standby()?);
-    alarm(first, "ServiceDown", true, GRACE)?;
+    alarm(first, "ServiceDown", GRACE)?;
     for node in [first, second] {
-        alarm(node, "BothServiceDown", true, GRACE)?;
+        alarm(node, "BothServiceDown", GRACE)?;
     }
     let page = first.run(&["drectl"])?;
     println!("{page}");
@@ -115,17 +110,17 @@ fn services_that_do_not_stop_or_run_are_named() -> Result<()> {
     )?;
     ensure!(pair.active()?.name == first.name);
     first.run(&["systemctl", "start", "ticker"])?;
-    first.wait_for("! drectl | grep -q 'ticker.service shall run'", SOON)?;
+    first.wait_for("page=$(drectl) && ! echo \"$page\" | grep -q 'ticker.service shall run'", SOON)?;
 
     first.write("/run/slow", "7\n")?;
     let out = first.run_for(&["drectl", "switchover", "--timeout", "1"], SOON)?;
     ensure!(!out.ok(), "it cannot be done so fast: {out:?}");
-    alarm(first, "StopOverdue", true, Duration::from_secs(8))?;
+    alarm(first, "StopOverdue", Duration::from_secs(8))?;
     let page = first.run(&["drectl"])?;
     ensure!(page.contains("ticker.service is still stopping"), "{page}");
     pair.settled(Duration::from_secs(15))?;
     ensure!(pair.active()?.name == second.name, "the role came back");
-    alarm(first, "StopOverdue", false, SOON)
+    no_alarm(first, "StopOverdue", SOON)
 }
 
 /// Starts of dre.service in this boot.
@@ -179,27 +174,27 @@ fn a_missing_interface_is_refused_in_a_file_and_waited_for_at_the_start() -> Res
         let out = standby.run_for(&["drectl", "config", "check"], SOON)?;
         ensure!(out.status.and_then(|s| s.code()) == Some(78) && out.stderr.contains(words), "{out:?}");
         standby.run_for(&["systemctl", "reload", "dre"], SOON)?;
-        alarm(standby, "ConfigRejected", true, SOON)?;
+        alarm(standby, "ConfigRejected", SOON)?;
         standby.wait_for(&format!("drectl | grep -qF '{words}'"), SOON)?;
     }
     // It was written all the same, and the node boots with it.
     standby.write("/etc/dre/dre.toml", &more)?;
     standby.run(&["systemctl", "restart", "dre"])?;
-    alarm(standby, "InterfaceMissing", true, SOON)?;
-    alarm(standby, "Unfit", true, SOON)?;
+    alarm(standby, "InterfaceMissing", SOON)?;
+    alarm(standby, "Unfit", SOON)?;
     ensure!(standby.run(&["drectl"])?.contains("eth9"));
     standby
         .sh("ip link add eth9 type veth peer name eth9x && ip link set eth9x up && ip link set eth9 up")?;
-    alarm(standby, "InterfaceMissing", false, SOON)?;
-    alarm(standby, "Unfit", false, SOON)?;
+    no_alarm(standby, "InterfaceMissing", SOON)?;
+    no_alarm(standby, "Unfit", SOON)?;
     standby.write("/etc/dre/dre.toml", &good)?;
     standby.run(&["systemctl", "reload", "dre"])?;
     pair.settled(SOON)?;
     // The neutral interface goes away: why nobody can be asked is said, and it ends when it is back.
     standby.sh("ip link set eth0 down")?;
-    alarm(standby, "ArbitratorPath", true, SOON)?;
+    alarm(standby, "ArbitratorPath", SOON)?;
     standby.sh("ip link set eth0 up")?;
-    alarm(standby, "ArbitratorPath", false, SOON)?;
+    no_alarm(standby, "ArbitratorPath", SOON)?;
     ensure!(pair.active()?.name == active.name);
     pair.audit()
 }
@@ -216,7 +211,7 @@ fn what_is_taken_for_something_else_is_said() -> Result<()> {
         .off("hadev2")
         .start()?;
     let node = &lab.hadev1;
-    node.wait_for("systemctl show -P StatusText dre | grep -q PeerLost", SOON)?;
+    alarm(node, "PeerLost", SOON)?;
     let check = node.run_for(&["drectl", "check"], SOON)?.stdout;
     let journal = node.journal(&["-u", "dre"])?;
     for word in ["\"chatty\"", "\"perhaps\""] {

@@ -33,6 +33,13 @@ fn again_and_again(
         let seen = pair.judged(after, || fault(active))?;
         outages.push(outage_ms(&seen));
         println!("{case}, run {run}: {}", seen.summary());
+        // No outage is no merit of a node that should have fallen silent. (A dre-vip that is killed may be back before anybody moves.)
+        ensure!(
+            case == "SIGKILL of dre-vip" || seen.holder().is_some_and(|t| t.who() != active.name),
+            "{case}: {} still serves: {}",
+            active.name,
+            seen.summary()
+        );
         not_too_long(case, &seen, bound)?;
         mend(active)?;
         pair.settled(Duration::from_secs(20))?;

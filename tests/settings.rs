@@ -221,6 +221,11 @@ fn a_wall_clock_that_steps_is_an_alarm_and_nothing_else() -> Result<()> {
         Ok(fs::write(root.join("etc/tmpfiles.d/clock.conf"), format!("f {CLOCK} 0644 root root - +0\n"))?)
     })?;
     let (active, standby) = (pair.active()?, pair.standby()?);
+    for node in [active, standby] {
+        for unit in ["dre", "dre-vip"] {
+            node.sh(&format!("grep -q libfaketime /proc/$(systemctl show -P MainPID {unit})/maps"))?;
+        }
+    }
     let before = state(active)?;
     let seen = pair.judged(ms(300), || {
         for node in [active, standby] {

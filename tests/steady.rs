@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use lab::node::Node;
 use lab::witness::Witness;
-use product::{Pair, beside, configuration, cpu, demanded, outage_ms};
+use product::{Pair, beside, configuration, cpu, demanded, not_too_long, outage_ms, state};
 
 fn resident_kb(pid: i32) -> Result<u64> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
@@ -49,27 +49,21 @@ fn peace_is_cheap() -> Result<()> {
 const D: Duration = Duration::from_millis(500);
 
 /// The term as each node sees it.
-fn terms(pair: &Pair) -> Result<Vec<Option<u64>>> {
-    let term = |node: &Node| -> Result<Option<u64>> {
-        let status: serde_json::Value = serde_json::from_str(&node.run(&["drectl", "status", "--json"])?)?;
-        Ok(status["term"].as_u64())
-    };
-    pair.lab.nodes().into_iter().map(term).collect()
+fn terms(pair: &Pair) -> Result<Vec<u64>> {
+    pair.lab.nodes().into_iter().map(|node| Ok(state(node)?.term)).collect()
 }
 
-/// Every core busy, memory in motion: no role change, unless a processor was taken from the whole machine for half of D, which is
-/// then said. `DRE_LOAD_SECONDS=600` for the ten minutes of the figures.
-#[test]
-fn a_loaded_machine_changes_no_role() -> Result<()> {
-    let seconds: u64 = std::env::var("DRE_LOAD_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
-    let pair = Pair::start(&configuration(100, 5, ""))?;
+/// The pair under load: what moved, and for how long a processor was taken from the whole machine.
+fn under_load(pair: &Pair, seconds: u64) -> Result<(Option<String>, Duration)> {
     let before = pair.active()?.name;
-    let was = terms(&pair)?;
+    let was = terms(pair)?;
     let witness = Witness::start()?;
     let seen = pair.judged(Duration::ZERO, || {
         for node in pair.lab.nodes() {
             let hogs = "for n in 1 2 3 4; do timeout SECS sh -c 'while :; do :; done' & done; timeout SECS sh -c 'while :; do head -c 200M /dev/zero | tail -c 1 > /dev/null; done' & wait";
-            node.run_for(&["systemd-run", "-q", "--unit=hog", "sh", "-c", &hogs.replace("SECS", &seconds.to_string())], Duration::from_secs(10))?;
+            let hogs = hogs.replace("SECS", &seconds.to_string());
+            let kept = "RemainAfterExit=yes";
+            node.run_for(&["systemd-run", "-q", "--unit=hog", "-p", kept, "sh", "-c", &hogs], Duration::from_secs(10))?;
         }
         std::thread::sleep(Duration::from_secs(seconds));
         Ok(())
@@ -82,23 +76,41 @@ fn a_loaded_machine_changes_no_role() -> Result<()> {
     );
     for node in pair.lab.nodes() {
         // The hogs were there.
-        ensure!(
-            node.sh("systemctl show -P CPUUsageNSec hog.service")?.trim() != "0",
-            "no load on {}",
-            node.name
-        );
+        let burnt = node.sh("systemctl show -P CPUUsageNSec hog.service; systemctl stop hog.service")?;
+        let burnt: u64 = burnt.trim().parse().with_context(|| format!("no account of the hogs: {burnt}"))?;
+        ensure!(burnt > seconds * 250_000_000, "hardly any load on {}: {burnt} ns", node.name);
     }
-    let is = terms(&pair)?;
-    let moved = pair.active().map_or_else(
-        |error| Some(error.to_string()),
-        |now| (now.name != before).then(|| format!("the role went from {before} to {}", now.name)),
-    );
-    let Some(moved) = moved.or_else(|| (is != was).then(|| format!("terms {was:?} became {is:?}"))) else {
-        return Ok(());
+    let is = terms(pair)?;
+    let moved = match pair.active() {
+        Err(error) => Some(error.to_string()),
+        Ok(now) if now.name != before => Some(format!("the role went from {before} to {}", now.name)),
+        Ok(_) if is != was => Some(format!("terms {was:?} became {is:?}")),
+        Ok(_) => None,
     };
-    ensure!(stood >= D / 2, "under load {moved}; a processor was away for {stood:.1?}\n{}", pair.journals());
-    println!(
-        "the machine itself stood still for {stood:.1?}, which is more than half of D: {moved} says nothing of the load"
-    );
-    Ok(())
+    if moved.is_none() {
+        not_too_long("load", &seen, Duration::from_secs(1))?;
+    }
+    Ok((moved, stood))
+}
+
+/// Every core busy, memory in motion: no role change. A machine that itself stood still for half of D has shown nothing, and is
+/// asked again. `DRE_LOAD_SECONDS=600` for the ten minutes of the figures.
+#[test]
+fn a_loaded_machine_changes_no_role() -> Result<()> {
+    let seconds: u64 = std::env::var("DRE_LOAD_SECONDS").ok().and_then(|s| s.parse().ok()).unwrap_or(20);
+    let pair = Pair::start(&configuration(100, 5, ""))?;
+    for _ in 0..3 {
+        let (moved, stood) = under_load(&pair, seconds)?;
+        let Some(moved) = moved else { return Ok(()) };
+        ensure!(
+            stood >= D / 2,
+            "under load {moved}; a processor was away for {stood:.1?}\n{}",
+            pair.journals()
+        );
+        println!(
+            "the machine itself stood still for {stood:.1?}: {moved} says nothing of the load; once more"
+        );
+        pair.settled(Duration::from_secs(20))?;
+    }
+    anyhow::bail!("three times the machine itself stood still: nothing was shown")
 }

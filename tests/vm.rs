@@ -218,6 +218,7 @@ impl Machines {
     /// Nothing moved: the active answered all the time and nobody else did, both have their roles and terms, all VIPs are held.
     fn stayed(&self, case: &str, seen: &Verdict, still: &Still<'_>) -> Result<()> {
         println!("FIGURE VM, {case}: outage {:.0} ms", outage_ms(seen));
+        ensure!(outage_ms(seen) < 2000.0, "{case}: {}", seen.summary());
         let (active, standby) = (json(still.active)?, json(still.standby)?);
         let holders = seen.holders();
         ensure!(
@@ -639,6 +640,7 @@ impl Machines {
             self.settled().map(drop)
         })?;
         println!("FIGURE VM, {case}: outage {:.0} ms", outage_ms(&seen));
+        ensure!(outage_ms(&seen) < 2000.0, "{case}: {}", seen.summary());
         let holders = seen.holders();
         ensure!(
             !holders.is_empty() && holders.iter().all(|t| t.who() == other.name),

@@ -154,6 +154,8 @@ pub(crate) struct World {
     /// The last moment at which two may answer by DESIGN §8.2: no link works both ways, both reach the arbitrator, and the service
     /// network between them is cut.
     blind_at: u64,
+    /// When no heartbeat could be relied on to pass, last.
+    cut_at: u64,
     trace: bool,
     log: VecDeque<String>,
     pub(crate) takeovers: u64,
@@ -211,6 +213,7 @@ impl World {
             lan: true,
             healed_at: None,
             blind_at: 0,
+            cut_at: 0,
             trace: std::env::var("DRE_SIM_SEED").is_ok(),
             log: VecDeque::new(),
             takeovers: 0,
@@ -331,6 +334,9 @@ impl World {
         if !self.lan && self.links_cut() && self.machines.iter().all(|m| m.arbitrator) {
             self.blind_at = self.now;
         }
+        if self.links_cut() {
+            self.cut_at = self.now;
+        }
         let both = self.answers(0) && self.answers(1);
         match (both, self.both_since) {
             (true, None) => {
@@ -350,6 +356,12 @@ impl World {
             // They hear each other again: the lower term yields to the first heartbeat.
             (true, Some(_)) if self.healed_at.is_some_and(|at| self.now > at + self.dead_after()) => {
                 self.wrong("both nodes still answer after the healing");
+            }
+            // What is excused ends: with the lease of whoever was paused, or with the first heartbeats after a cut.
+            (true, Some(since))
+                if self.blind_at == 0 && self.now > since.max(self.cut_at) + self.dead_after() * 4 =>
+            {
+                self.wrong("both nodes answer for longer than a lease though they can hear each other");
             }
             (false, Some(since)) => {
                 self.excused += self.now - since;

@@ -219,7 +219,7 @@ impl Watch {
         let client = sys::echo_socket(vip).context("the client's socket")?;
         sys::enter_netns(judge_ns).with_context(|| judge_ns.to_owned())?;
         let frames = sys::frame_socket(net::NETS[net]).context("the judge's socket")?;
-        sys::punctual(20);
+        anyhow::ensure!(sys::punctual(30), "the judge has no real-time turn: it would miss two at once");
         Ok(Self {
             tape: Tape {
                 vip,
@@ -553,6 +553,12 @@ impl Verdict {
     /// The longest of some gaps in milliseconds; 0 if there is none.
     pub fn longest_ms(gaps: Vec<Gap>) -> f64 {
         longest(gaps).map_or(0.0, |gap| gap.length().as_secs_f64() * 1e3)
+    }
+
+    /// The longest silence of this node's own kernel, ms, that touches the time from `from` to `to`: counted whole, where
+    /// [`Self::between`] would cut it.
+    pub fn silent_ms(&self, node: &str, from: Moment, to: Moment) -> f64 {
+        Self::longest_ms(self.gaps_of(node).into_iter().filter(|g| g.to > from && g.from < to).collect())
     }
 
     /// The longest time the judge itself did not run.

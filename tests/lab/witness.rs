@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 
 use super::sys;
 
-/// Above dre's own turn (5), below the judge's.
+/// Above dre's own turns (5 and 6), below the judge's (30).
 const PRIORITY: i32 = 20;
 const NAP: Duration = Duration::from_millis(2);
 

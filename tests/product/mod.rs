@@ -111,30 +111,39 @@ pub fn state(node: &Node) -> Result<Status> {
     serde_json::from_str(&json).with_context(|| format!("{}: {json}", node.name))
 }
 
-/// Waits until an alarm of that name stands on the node; its text.
+/// Waits until an alarm of that name stands on the node; its text. A moment without an answer is none.
 pub fn alarm(node: &Node, name: &str, limit: Duration) -> Result<String> {
     let begun = Instant::now();
     loop {
-        let alarms = state(node)?.alarms;
-        if let Some(alarm) = alarms.iter().find(|a| a.name == name) {
+        let seen = state(node);
+        if let Ok(status) = &seen
+            && let Some(alarm) = status.alarms.iter().find(|a| a.name == name)
+        {
             return Ok(alarm.text.clone());
         }
-        if begun.elapsed() > limit {
-            let names: Vec<&str> = alarms.iter().map(|a| a.name.as_str()).collect();
-            bail!("{}: no alarm {name} within {limit:?}, only {names:?}", node.name);
-        }
+        ensure!(
+            begun.elapsed() < limit,
+            "{}: no alarm {name} within {limit:?}: {:?}",
+            node.name,
+            seen.map(|s| s.alarms)
+        );
         std::thread::sleep(ms(20));
     }
 }
 
-/// Waits until no alarm of that name stands any more.
+/// Waits until the node says of itself that no alarm of that name stands.
 pub fn no_alarm(node: &Node, name: &str, limit: Duration) -> Result<()> {
     let begun = Instant::now();
-    while state(node)?.alarms.iter().any(|a| a.name == name) {
+    while !state(node).is_ok_and(|status| status.alarms.iter().all(|a| a.name != name)) {
         ensure!(begun.elapsed() < limit, "{}: alarm {name} still stands after {limit:?}", node.name);
         std::thread::sleep(ms(20));
     }
     Ok(())
+}
+
+/// Whether the device of the node carries the address.
+pub fn has(node: &Node, device: &str, ip: &str) -> Result<bool> {
+    Ok(node.run(&["ip", "-o", "addr", "show", "dev", device])?.contains(&format!(" {ip}/")))
 }
 
 /// A pair that is on and has elected.
@@ -206,6 +215,7 @@ impl Pair {
         std::thread::sleep(after);
         let seen = judge.stop()?;
         done?;
+        ensure!(seen.blind() < ms(1000), "the judge itself stood still: {}", seen.summary());
         let two = seen.two_at_once();
         ensure!(two.is_empty(), "two answered at once: {two:?}; {}", seen.summary());
         Ok(seen)
@@ -298,7 +308,12 @@ fn audit(node: &Node) -> Result<()> {
         .collect();
     for (unit, processes) in &units {
         let state = running.get(unit.as_str()).copied().unwrap_or("unknown to systemd");
-        ensure!(!matches!(state, "inactive" | "failed"), "{unit} is {state} and left {processes:?}");
+        if matches!(state, "inactive" | "failed") {
+            // It may have ended between the two questions.
+            let still: Vec<String> =
+                node.processes()?.into_iter().filter(|(u, _)| u == unit).map(|(_, p)| p).collect();
+            ensure!(still.is_empty(), "{unit} is {state} and left {still:?}");
+        }
         if unit.starts_with("dre") {
             ensure!(processes.len() == 1, "{unit} has more than its main process: {processes:?}");
         }
