@@ -1,9 +1,10 @@
 //! What touches the world: thin, sequential, no decisions. Modules do not know each other, but for `ready` and
-//! `clock`, on which the others wait.
+//! `clock`, on which the others wait, and `realtime` and `exchange`, which are tools.
 
 pub mod bpf;
 pub mod clock;
 pub mod control;
+pub mod exchange;
 pub mod frames;
 pub mod gate;
 pub mod inhibitor;

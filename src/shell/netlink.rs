@@ -1,7 +1,6 @@
 //! Interfaces, addresses, routes and the gate's hooks, by rtnetlink.
 //!
-//! One socket asks, another listens. The asking one is used synchronously: the kernel does the work inside `sendmsg` and
-//! the answer is there when it returns, so nothing waits, and what was asked first is done first. That order is
+//! One socket asks, another listens. The asking one is used synchronously (`exchange`), so what was asked first is done first. That order is
 //! what dre-vip needs between gate, address and announcement, and what the `rtnetlink` crate (requests
 //! queued to a task of their own) does not give; its message types are used.
 //!
@@ -12,11 +11,9 @@ use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd};
-use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
-    NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{
     AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo,
@@ -26,10 +23,9 @@ use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
-use nix::sys::socket::{setsockopt, sockopt};
-use nix::sys::time::TimeVal;
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
+use super::exchange::Exchange;
 use super::gate::{Programs, Way};
 use super::ready::Ready;
 use crate::config::Vip;
@@ -37,12 +33,6 @@ use crate::config::Vip;
 /// IFA_PROTO and RTPROT of everything of ours. Unused in linux/if_addr.h, linux/rtnetlink.h and iproute2's tables.
 pub const TAG: u8 = 0xd7;
 
-/// An answer that takes longer is lost (an overrun of the socket); the caller looks again by a dump.
-const PATIENCE: Duration = Duration::from_millis(500);
-
-/// linux/netlink.h
-const NLMSG_ERROR: u16 = 2;
-const NLMSG_DONE: u16 = 3;
 /// linux/rtnetlink.h
 const RTM_NEWQDISC: u16 = 36;
 const RTM_DELQDISC: u16 = 37;
@@ -116,76 +106,16 @@ pub enum Hook {
 
 /// Asks.
 pub struct Kernel {
-    socket: Socket,
-    sequence: u32,
+    exchange: Exchange,
 }
 
 impl Kernel {
     pub fn new() -> io::Result<Self> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
-        // A dump of thousands of addresses must fit, or its tail is lost.
-        let _ = socket.set_rx_buf_sz(4_u32 << 20);
-        let patience = TimeVal::new(0, i64::try_from(PATIENCE.as_micros()).unwrap_or(500_000));
-        setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &patience)?;
-        Ok(Self { socket, sequence: 0 })
+        Ok(Self { exchange: Exchange::new(NETLINK_ROUTE)? })
     }
 
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
-        let mut header = NetlinkHeader::default();
-        header.flags = NLM_F_REQUEST | flags;
-        let mut packet = NetlinkMessage::new(header, NetlinkPayload::from(message));
-        self.sequence = self.sequence.wrapping_add(1);
-        packet.header.sequence_number = self.sequence;
-        packet.finalize();
-        let mut bytes = vec![0; packet.buffer_len()];
-        packet.serialize(&mut bytes);
-        let inner = |one: Vec<u8>| match NetlinkMessage::deserialize(&one).map(|m| m.payload) {
-            Ok(NetlinkPayload::InnerMessage(inner)) => Some(inner),
-            // A message of a newer kernel that the parser does not know: not ours to use.
-            Ok(_) | Err(_) => None,
-        };
-        Ok(self.exchange(&bytes)?.into_iter().filter_map(inner).collect())
-    }
-
-    /// The messages that answer, as they came.
-    fn exchange(&mut self, bytes: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        self.socket.send(bytes, 0)?;
-        let mut answers = vec![];
-        loop {
-            let (data, from) = self.socket.recv_from_full()?;
-            // Anybody may send to a netlink socket; only the kernel is port 0.
-            if from.port_number() != 0 {
-                continue;
-            }
-            let mut rest = &data[..];
-            while rest.len() >= 16 {
-                let len = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                if len < 16 || len > rest.len() {
-                    break;
-                }
-                let (one, after) = rest.split_at(len);
-                rest = after.get((len.next_multiple_of(4) - len).min(after.len())..).unwrap_or(&[]);
-                let sequence = u32::from_ne_bytes([one[8], one[9], one[10], one[11]]);
-                if sequence != self.sequence {
-                    continue;
-                }
-                match u16::from_ne_bytes([one[4], one[5]]) {
-                    NLMSG_ERROR => {
-                        let code =
-                            one.get(16..20).and_then(|code| Some(i32::from_ne_bytes(code.try_into().ok()?)));
-                        return match code {
-                            Some(0) => Ok(answers),
-                            Some(code) => Err(io::Error::from_raw_os_error(code.saturating_abs())),
-                            None => Err(io::ErrorKind::InvalidData.into()),
-                        };
-                    }
-                    NLMSG_DONE => return Ok(answers),
-                    _ => answers.push(one.to_vec()),
-                }
-            }
-        }
+        self.exchange.ask(message, flags)
     }
 
     /// All interfaces by name.
@@ -349,16 +279,7 @@ impl Kernel {
     }
 
     fn tc(&mut self, kind: u16, flags: u16, body: &[u8]) -> io::Result<Vec<Vec<u8>>> {
-        self.sequence = self.sequence.wrapping_add(1);
-        let len = u32::try_from(16 + body.len()).map_err(|_| io::ErrorKind::InvalidInput)?;
-        let mut bytes = Vec::with_capacity(16 + body.len());
-        bytes.extend_from_slice(&len.to_ne_bytes());
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&(NLM_F_REQUEST | NLM_F_ACK | flags).to_ne_bytes());
-        bytes.extend_from_slice(&self.sequence.to_ne_bytes());
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(body);
-        self.exchange(&bytes)
+        self.exchange.raw(kind, NLM_F_ACK | flags, body)
     }
 }
 
@@ -584,6 +505,8 @@ fn understand(one: &[u8]) -> Option<Heard> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NetlinkHeader;
+
     use super::*;
 
     fn route_gone(to: IpAddr, protocol: RouteProtocol) -> Option<Heard> {
