@@ -6,13 +6,14 @@
 //! **Streams.** The kernel sends what leaves a socket over one of a node's two active links, chosen by the parity of
 //! the socket's own reference (net/tipc/node.c: `active_links[selector & 1]`). So there are two sockets, one of each
 //! parity: every heartbeat goes out by both, and with both links up it travels both. Which of them a given datagram
-//! took, nobody says: a link's state comes from the topology service.
+//! took, nobody says: a link's state is asked of the kernel.
 //!
 //! | file | what |
 //! |---|---|
 //! | `streams` | the heartbeat sockets |
 //! | `presence` | the name that ends with this process |
-//! | `topology` | the kernel's word of the peer's process, of its node and of each link |
+//! | `topology` | the kernel's word of the peer's process and of its node |
+//! | `links` | which links are up, and where they end |
 //! | `discovery` | who speaks TIPC on the wire, read while something is wrong |
 //! | `tool` | what is set up, asked of iproute2's `tipc` |
 //!
@@ -26,12 +27,14 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
 mod discovery;
+mod links;
 mod presence;
 mod streams;
 pub mod tool;
 mod topology;
 
 pub use discovery::{Discovery, Seen};
+pub use links::{Links, State as LinkState};
 pub use presence::Presence;
 pub use streams::Streams;
 pub use topology::{Event, Topology};

@@ -3,7 +3,7 @@
 use dre::config::{self, Settings, TipcAddress};
 use dre::logic::node::Event;
 use dre::logic::time::Moment;
-use dre::shell::tipc::{self, Discovery, Presence, Seen, Streams, Topology};
+use dre::shell::tipc::{self, Discovery, LinkState, Links as TipcLinks, Presence, Seen, Streams, Topology};
 use dre::shell::udp::Links;
 
 /// The alarms that say something of the sockets and of what the kernel said by them: all of them end when others are opened.
@@ -15,20 +15,15 @@ pub struct Tipc {
     streams: Streams,
     presence: Presence,
     topology: Topology,
+    /// `None`: its thread could not be started.
+    asker: Option<TipcLinks>,
     discovery: Discovery,
-    /// By bearer.
-    bearers: Vec<Bearer>,
-}
-
-/// What is known of a bearer.
-#[derive(Debug, Default, Clone, PartialEq, Eq)]
-struct Bearer {
-    /// The link on it, as the kernel last told.
-    up: bool,
-    /// The peer's interface at which that link ends.
-    ends: Option<String>,
-    /// Index of our interface; 0: there is none.
-    index: u32,
+    /// The link on each bearer, as the kernel last told.
+    links: Vec<LinkState>,
+    /// Why that is not known.
+    unknown: Option<String>,
+    /// Index of each bearer's interface; 0: there is none.
+    indices: Vec<u32>,
 }
 
 pub enum Heartbeats {
@@ -48,7 +43,10 @@ impl Heartbeats {
                     presence: Presence::new(tipc.local, now),
                     topology: Topology::open(tipc, now),
                     discovery: Discovery::new(tipc),
-                    bearers: vec![Bearer::default(); tipc.bearers.len()],
+                    asker: TipcLinks::new(tipc).ok(),
+                    links: vec![LinkState::default(); tipc.bearers.len()],
+                    unknown: None,
+                    indices: vec![0; tipc.bearers.len()],
                     settings: tipc.clone(),
                 };
                 all.look_at_interfaces();
@@ -87,7 +85,8 @@ impl Heartbeats {
             Self::Udp(links) => links.errors().collect(),
             // All fail for the same reason, as a rule: one of them says it.
             Self::Tipc(tipc) => {
-                tipc.streams.error().or(tipc.presence.error()).or(tipc.topology.error()).into_iter().collect()
+                let sockets = tipc.streams.error().or(tipc.presence.error()).or(tipc.topology.error());
+                sockets.or(tipc.unknown.as_deref()).into_iter().collect()
             }
         };
         (!errors.is_empty()).then(|| errors.join("; "))
@@ -96,7 +95,7 @@ impl Heartbeats {
     /// What is on the wire that explains a peer who is not heard, or a link that is down; looked for only then.
     pub fn seen(&mut self, now: Moment, heard: bool) -> Option<Seen> {
         let Self::Tipc(tipc) = self else { return None };
-        let up: Vec<bool> = tipc.bearers.iter().map(|b| b.up).collect();
+        let up: Vec<bool> = tipc.links.iter().map(|link| link.up).collect();
         if heard && up.iter().all(|up| *up) {
             tipc.discovery.close();
             return None;
@@ -115,8 +114,8 @@ impl Heartbeats {
     /// Interfaces of bearers that this machine does not have.
     pub fn missing(&self) -> Vec<&str> {
         let Self::Tipc(tipc) = self else { return vec![] };
-        let all = tipc.settings.bearers.iter().zip(&tipc.bearers);
-        all.filter(|(_, bearer)| bearer.index == 0).map(|(b, _)| b.interface.as_str()).collect()
+        let all = tipc.settings.bearers.iter().zip(&tipc.indices);
+        all.filter(|(_, index)| **index == 0).map(|(b, _)| b.interface.as_str()).collect()
     }
 
     /// Sends or loses it; never waits.
@@ -135,18 +134,24 @@ impl Heartbeats {
             Self::Udp(links) => links.drain(|bytes| each(Event::Datagram { bytes })),
             Self::Tipc(tipc) => {
                 tipc.streams.drain(|bytes| each(Event::Datagram { bytes }));
-                let (settings, bearers) = (&tipc.settings, &mut tipc.bearers);
-                tipc.topology.drain(now, |event| {
-                    note(bearers, &event);
-                    match event {
-                        tipc::Event::Process { present } => each(Event::PeerProcess { present }),
-                        tipc::Event::Node { reachable } => each(Event::PeerNode { reachable }),
-                        tipc::Event::Link { bearer, up } => each(Event::Bearer { link: bearer, up }),
-                        tipc::Event::Ends { .. } => {}
-                        tipc::Event::Unknown => each(Event::KernelSilent),
-                    }
-                    each(Event::Trouble { name: "LinkCrossed", text: crossing(settings, bearers) });
+                let asker = tipc.asker.as_ref();
+                tipc.topology.drain(now, |event| match event {
+                    tipc::Event::Process { present } => each(Event::PeerProcess { present }),
+                    tipc::Event::Node { reachable } => each(Event::PeerNode { reachable }),
+                    tipc::Event::Links => asker.into_iter().for_each(TipcLinks::ask),
+                    tipc::Event::Unknown => each(Event::KernelSilent),
                 });
+                match asker.and_then(TipcLinks::told) {
+                    Some(Ok(links)) => {
+                        for (link, state) in links.iter().enumerate() {
+                            each(Event::Bearer { link, up: state.up });
+                        }
+                        each(Event::Trouble { name: "LinkCrossed", text: crossing(&tipc.settings, &links) });
+                        (tipc.links, tipc.unknown) = (links, None);
+                    }
+                    Some(Err(why)) => tipc.unknown = Some(why),
+                    None => {}
+                }
             }
         }
     }
@@ -160,6 +165,7 @@ impl Heartbeats {
                 tokio::select! {
                     () = tipc.streams.readable() => {}
                     () = tipc.topology.readable() => {}
+                    () = tipc.told() => {}
                 }
             }
         }
@@ -170,43 +176,29 @@ impl Tipc {
     /// True when one has appeared.
     fn look_at_interfaces(&mut self) -> bool {
         let mut appeared = false;
-        for (bearer, set) in self.bearers.iter_mut().zip(&self.settings.bearers) {
+        for (known, set) in self.indices.iter_mut().zip(&self.settings.bearers) {
             let index = nix::net::if_::if_nametoindex(set.interface.as_str()).unwrap_or(0);
-            appeared |= index != bearer.index && index != 0;
-            bearer.index = index;
+            appeared |= index != *known && index != 0;
+            *known = index;
         }
         appeared
     }
-}
 
-fn note(bearers: &mut [Bearer], event: &tipc::Event) {
-    match event {
-        tipc::Event::Link { bearer, up } => {
-            if let Some(bearer) = bearers.get_mut(*bearer) {
-                bearer.up = *up;
-            }
+    async fn told(&self) {
+        match &self.asker {
+            Some(asker) => asker.readable().await,
+            None => std::future::pending().await,
         }
-        tipc::Event::Ends { bearer, at } => {
-            if let Some(bearer) = bearers.get_mut(*bearer) {
-                bearer.ends = Some(at.clone());
-            }
-        }
-        tipc::Event::Unknown => {
-            for bearer in bearers {
-                (bearer.up, bearer.ends) = (false, None);
-            }
-        }
-        tipc::Event::Process { .. } | tipc::Event::Node { .. } => {}
     }
 }
 
 /// Every link that is up and ends at another interface of the peer than it begins at here.
-fn crossing(settings: &config::Tipc, bearers: &[Bearer]) -> Option<String> {
-    let all = settings.bearers.iter().zip(bearers);
+fn crossing(settings: &config::Tipc, links: &[LinkState]) -> Option<String> {
+    let all = settings.bearers.iter().zip(links);
     let crossed: Vec<String> = all
-        .filter(|(_, bearer)| bearer.up)
-        .filter_map(|(set, bearer)| {
-            let ends = bearer.ends.as_ref().filter(|ends| **ends != set.interface)?;
+        .filter(|(_, link)| link.up)
+        .filter_map(|(set, link)| {
+            let ends = link.ends.as_ref().filter(|ends| **ends != set.interface)?;
             Some(format!("link {} begins at {} here and ends at {ends} of the peer", set.name, set.interface))
         })
         .collect();
@@ -233,34 +225,25 @@ mod tests {
         }
     }
 
-    /// What stands after these words of the kernel.
-    fn after(events: &[tipc::Event]) -> Option<String> {
-        let mut bearers = vec![Bearer::default(); 2];
-        events.iter().for_each(|event| note(&mut bearers, event));
-        crossing(&settings(), &bearers)
-    }
-
-    fn ends(bearer: usize, at: &str) -> [tipc::Event; 2] {
-        [tipc::Event::Ends { bearer, at: at.into() }, tipc::Event::Link { bearer, up: true }]
+    fn link(up: bool, ends: &str) -> LinkState {
+        LinkState { up, ends: Some(ends.into()) }
     }
 
     /// Two cables swapped cross both links: when one of them is right again, the other is still told.
     #[test]
     fn each_bearer_is_crossed_or_not_by_itself() {
-        assert_eq!(after(&[ends(0, "eth3"), ends(1, "eth4")].concat()), None);
-        let both = [ends(0, "eth4"), ends(1, "eth3")].concat();
-        let text = after(&both).expect("crossed");
+        let crossing = |links: &[LinkState]| crossing(&settings(), links);
+        assert_eq!(crossing(&[link(true, "eth3"), link(true, "eth4")]), None);
+        let text = crossing(&[link(true, "eth4"), link(true, "eth3")]).expect("crossed");
         assert!(
             text.contains("link primary begins at eth3 here and ends at eth4")
                 && text.contains("link secondary begins at eth4 here and ends at eth3"),
             "{text}"
         );
-        let one = [both.clone(), ends(0, "eth3").to_vec()].concat();
-        let text = after(&one).expect("one is still crossed");
+        let text = crossing(&[link(true, "eth3"), link(true, "eth3")]).expect("one is still crossed");
         assert!(text.contains("secondary") && !text.contains("primary"), "{text}");
-        // A link that is down says nothing of cables, and neither does a kernel that is not heard.
-        let down = |bearer| tipc::Event::Link { bearer, up: false };
-        assert_eq!(after(&[both.clone(), vec![down(0), down(1)]].concat()), None);
-        assert_eq!(after(&[both, vec![tipc::Event::Unknown]].concat()), None);
+        // A link that is down says nothing of cables.
+        assert_eq!(crossing(&[link(false, "eth4"), link(false, "eth3")]), None);
+        assert_eq!(crossing(&[LinkState::default(), LinkState::default()]), None);
     }
 }

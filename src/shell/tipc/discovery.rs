@@ -189,12 +189,27 @@ impl Discovery {
         self.busy.clone().filter(|(at, _)| now.since(*at) < HOLDS).map(|(_, text)| text)
     }
 
+    /// The kernel takes such a socket off its lists only when every processor has passed a quiet point (an RCU grace period,
+    /// milliseconds): not in the loop.
+    fn drop_socket(&mut self) {
+        if let Some(socket) = self.socket.take() {
+            // Where no thread can be had it is closed here all the same.
+            let _ = std::thread::Builder::new().stack_size(64 << 10).spawn(move || drop(socket));
+        }
+    }
+
     pub fn close(&mut self) {
-        self.socket = None;
+        self.drop_socket();
         (self.strange, self.own, self.busy) = (None, None, None);
         for bearer in &mut self.bearers {
             bearer.sought.clear();
         }
+    }
+}
+
+impl Drop for Discovery {
+    fn drop(&mut self) {
+        self.drop_socket();
     }
 }
 

@@ -1,12 +1,12 @@
-//! The topology service: the kernel's word of the peer's process, of its node and of each link.
+//! The topology service: the kernel's word of the peer's process and of its node, and that something about a link has changed
+//! (`links` says what).
 //!
 //! The service tells of what is there, never of what is not. So the subscriptions end with one for a name that is always
 //! there (the service's own): when that is answered, all answers to the others have come, and what was not told is absent.
-//! Until then nothing is said: a connection that broke and is back would else show every link down for a moment.
+//! Until then nothing is said: a connection that broke and is back would else show the peer gone for a moment.
 
 use std::collections::BTreeSet;
 use std::io;
-use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use socket2::{SockRef, Socket, Type};
@@ -28,6 +28,8 @@ const SUB_PORTS: u32 = 1;
 const PUBLISHED: u32 = 1;
 const WITHDRAWN: u32 = 2;
 const SUBSCR_TIMEOUT: u32 = 3;
+/// Events taken in one turn: any node of the network can make any number of them.
+const TURN_MAX: usize = 64;
 /// This kernel's own service answers within a millisecond or two.
 const ANSWERS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -38,10 +40,8 @@ pub enum Event {
     Process { present: bool },
     /// Some link reaches the peer's node, or none does any more.
     Node { reachable: bool },
-    /// A link to the peer: index of the bearer in the configuration.
-    Link { bearer: usize, up: bool },
-    /// The interface of the peer at which the link on this bearer ends.
-    Ends { bearer: usize, at: String },
+    /// Something about a link to the peer is otherwise than it was.
+    Links,
     /// The service is not to be heard: nothing that was said before counts.
     Unknown,
 }
@@ -64,32 +64,28 @@ pub struct Topology {
     facts: Facts,
     /// What was said before was withdrawn, and nobody has heard that yet.
     lost: bool,
+    /// A turn ended with events left: the next one does not wait for an edge.
+    more: bool,
     error: Option<String>,
 }
 
 /// What the service has said on this connection.
 #[derive(Debug, Default)]
 struct Facts {
-    interfaces: Vec<String>,
     /// References of the peer's sockets that have its name.
     names: BTreeSet<u32>,
     reachable: bool,
-    links: Vec<bool>,
-    /// Where each link ends at the peer.
-    ends: Vec<Option<String>>,
-    /// Kernel's bearer number → bearer of the configuration, as links came up.
-    known: Vec<(u16, usize)>,
 }
 
 impl Topology {
     pub fn open(tipc: &Tipc, now: Moment) -> Self {
-        let interfaces = tipc.bearers.iter().map(|b| b.interface.clone()).collect();
         let mut topology = Self {
             peer: tipc.peer,
             wire: Wire::Closed,
             retry_at: now,
-            facts: Facts::new(interfaces),
+            facts: Facts::default(),
             lost: false,
+            more: false,
             error: None,
         };
         topology.retry(now);
@@ -115,8 +111,9 @@ impl Topology {
 
     fn fail(&mut self, now: Moment, error: &io::Error) {
         self.lost |= matches!(self.wire, Wire::Open(_));
+        self.more = false;
         self.wire = Wire::Closed;
-        self.facts = Facts::new(std::mem::take(&mut self.facts.interfaces));
+        self.facts = Facts::default();
         self.retry_at = now + RETRY;
         self.error = Some(format!("the topology service of TIPC: {error}"));
     }
@@ -151,16 +148,19 @@ impl Topology {
             let asking = matches!(self.wire, Wire::Asking(..));
             let connection = SockRef::from(ready.fd());
             let mut buffer = [0; EVENT];
-            loop {
+            self.more = true;
+            for _ in 0..TURN_MAX {
                 match receive(&connection, &mut buffer) {
                     Ok(EVENT) => {}
                     Ok(len) => return Err(io::Error::other(format!("an event of {len} bytes"))),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                        self.more = false;
+                        break;
+                    }
                     Err(error) => return Err(error),
                 }
                 let Some(event) = decode(&buffer) else { continue };
-                let name = |number| link_name(&connection, peer, number);
-                let told = self.facts.take(&event, peer, name);
+                let told = self.facts.take(&event, peer);
                 if !asking || complete {
                     told.into_iter().for_each(&mut *each);
                 } else if event.service == TOP_SRV {
@@ -178,7 +178,7 @@ impl Topology {
 
     pub async fn readable(&self) {
         match &self.wire {
-            _ if self.lost => {}
+            _ if self.lost || self.more => {}
             Wire::Connecting(ready, _) => ready.writable().await,
             Wire::Asking(ready, _) | Wire::Open(ready) => ready.readable().await,
             Wire::Closed => std::future::pending().await,
@@ -187,18 +187,8 @@ impl Topology {
 }
 
 impl Facts {
-    fn new(interfaces: Vec<String>) -> Self {
-        let (links, ends) = (vec![false; interfaces.len()], vec![None; interfaces.len()]);
-        Self { links, ends, interfaces, ..Self::default() }
-    }
-
-    /// Takes an event in; what changed by it. `name`: a link's name, by this node's bearer number.
-    fn take(
-        &mut self,
-        event: &Raw,
-        peer: TipcAddress,
-        name: impl FnOnce(u16) -> Option<String>,
-    ) -> Vec<Event> {
+    /// Takes an event in; what changed by it.
+    fn take(&mut self, event: &Raw, peer: TipcAddress) -> Option<Event> {
         let there = event.kind == PUBLISHED;
         match event.service {
             // The name alone proves nothing: any node of the network may publish it.
@@ -210,47 +200,21 @@ impl Facts {
                     self.names.remove(&event.port);
                 }
                 let present = !self.names.is_empty();
-                if present == before { vec![] } else { vec![Event::Process { present }] }
+                (present != before).then_some(Event::Process { present })
             }
             NODE_STATE if event.lower == peer.0 => {
                 self.reachable = there;
-                vec![Event::Node { reachable: there }]
+                Some(Event::Node { reachable: there })
             }
-            LINK_STATE if event.lower == peer.0 => self.link(event, there, name),
-            _ => vec![],
+            LINK_STATE if event.lower == peer.0 => Some(Event::Links),
+            _ => None,
         }
-    }
-
-    fn link(&mut self, event: &Raw, up: bool, name: impl FnOnce(u16) -> Option<String>) -> Vec<Event> {
-        // The bearer's number here in the lower half, the peer's in the upper.
-        let number = (event.port & 0xffff) as u16;
-        let mut told = vec![];
-        if let Some(name) = up.then(|| name(number)).flatten()
-            && let Some((bearer, at)) = ends_of(&name, &self.interfaces)
-        {
-            self.known.retain(|(other, _)| *other != number);
-            self.known.push((number, bearer));
-            self.ends[bearer] = Some(at.clone());
-            told.push(Event::Ends { bearer, at });
-        }
-        if let Some((_, bearer)) = self.known.iter().find(|(other, _)| *other == number) {
-            if let Some(link) = self.links.get_mut(*bearer) {
-                *link = up;
-            }
-            told.push(Event::Link { bearer: *bearer, up });
-        }
-        told
     }
 
     /// All of it, once it is complete.
-    fn all(&self) -> Vec<Event> {
+    fn all(&self) -> [Event; 3] {
         let node = Event::Node { reachable: self.reachable };
-        let mut all = vec![node, Event::Process { present: !self.names.is_empty() }];
-        for (bearer, (up, ends)) in self.links.iter().zip(&self.ends).enumerate() {
-            all.extend(ends.clone().map(|at| Event::Ends { bearer, at }));
-            all.push(Event::Link { bearer, up: *up });
-        }
-        all
+        [node, Event::Process { present: !self.names.is_empty() }, Event::Links]
     }
 }
 
@@ -329,34 +293,6 @@ fn decode(bytes: &[u8; EVENT]) -> Option<Raw> {
     }
 }
 
-/// `struct tipc_sioc_ln_req` of linux/tipc.h: peer, bearer, name of at most 68 bytes.
-#[repr(C)]
-struct LinkName {
-    peer: u32,
-    bearer: u32,
-    name: [u8; 68],
-}
-
-/// SIOCGETLINKNAME: "1.1.23:eth3-1.1.29:eth3".
-fn link_name(socket: &Socket, peer: TipcAddress, bearer: u16) -> Option<String> {
-    let mut request = LinkName { peer: peer.0, bearer: u32::from(bearer), name: [0; 68] };
-    // SAFETY: the request is the structure that this ioctl reads and writes, alive for the whole call.
-    let rc = unsafe { libc::ioctl(socket.as_raw_fd(), 0x89e0, &raw mut request) };
-    let end = request.name.iter().position(|b| *b == 0).unwrap_or(68);
-    (rc == 0).then(|| String::from_utf8_lossy(&request.name[..end]).into_owned())
-}
-
-/// Which of our interfaces a link's name begins at, and the peer's interface at which it ends: NODE:INTERFACE-NODE:INTERFACE,
-/// where a node may contain anything but a colon.
-fn ends_of(name: &str, interfaces: &[String]) -> Option<(usize, String)> {
-    let after = name.split_once(':')?.1;
-    // "eth3-1-…" begins with "eth3-" too: the longest that fits is meant.
-    let fits = |interface: &str| after.strip_prefix(interface).is_some_and(|rest| rest.starts_with('-'));
-    let all = interfaces.iter().enumerate().filter(|(_, interface)| fits(interface));
-    let (bearer, _) = all.max_by_key(|(_, interface)| interface.len())?;
-    Some((bearer, after.rsplit_once(':')?.1.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -389,69 +325,37 @@ mod tests {
         assert_eq!(decode(&event), None);
     }
 
-    #[test]
-    fn a_links_name_tells_its_ends() {
-        let ours = ["eth3".to_owned(), "eth4".to_owned(), "eth3-1".to_owned()];
-        let ends = |name| ends_of(name, &ours);
-        assert_eq!(ends("1.1.23:eth4-1.1.29:eth4"), Some((1, "eth4".into())));
-        assert_eq!(ends("node-a:eth3-node-b:eth4"), Some((0, "eth4".into())));
-        assert_eq!(ends("1001017:eth3-1-100101d:eth3-1"), Some((2, "eth3-1".into())));
-        assert_eq!(ends("1001017:eth5-100101d:eth3"), None);
-        assert_eq!(ends("nonsense"), None);
-    }
-
-    fn facts() -> Facts {
-        Facts::new(vec!["eth3".into(), "eth4".into()])
-    }
-
-    fn told(facts: &mut Facts, kind: u32, service: u32, port: u32, node: u32, lower: u32) -> Vec<Event> {
-        let name = |number| {
-            Some(if number == 0 { "1.1.23:eth3-1.1.29:eth3" } else { "1.1.23:eth4-1.1.29:eth3" }.to_owned())
-        };
-        facts.take(&Raw { kind, lower, port, node, service }, PEER, name)
+    fn told(facts: &mut Facts, kind: u32, service: u32, port: u32, node: u32, lower: u32) -> Option<Event> {
+        facts.take(&Raw { kind, lower, port, node, service }, PEER)
     }
 
     /// A process has two sockets, so its name is published twice; it is gone when the last is withdrawn.
     #[test]
     fn only_the_peers_own_publications_count() {
-        let mut facts = facts();
+        let mut facts = Facts::default();
         let mut name = |kind, port, node| told(&mut facts, kind, PRESENCE, port, node, PEER.0);
-        assert_eq!(name(PUBLISHED, 5, OTHER), vec![], "another node has the peer's name");
-        assert_eq!(name(PUBLISHED, 7, PEER.0), [Event::Process { present: true }]);
-        assert_eq!(name(PUBLISHED, 8, PEER.0), vec![]);
-        assert_eq!(name(WITHDRAWN, 5, OTHER), vec![]);
-        assert_eq!(name(WITHDRAWN, 7, PEER.0), vec![]);
-        assert_eq!(name(WITHDRAWN, 8, PEER.0), [Event::Process { present: false }]);
+        assert_eq!(name(PUBLISHED, 5, OTHER), None, "another node has the peer's name");
+        assert_eq!(name(PUBLISHED, 7, PEER.0), Some(Event::Process { present: true }));
+        assert_eq!(name(PUBLISHED, 8, PEER.0), None);
+        assert_eq!(name(WITHDRAWN, 5, OTHER), None);
+        assert_eq!(name(WITHDRAWN, 7, PEER.0), None);
+        assert_eq!(name(WITHDRAWN, 8, PEER.0), Some(Event::Process { present: false }));
         assert_eq!(facts.all()[1], Event::Process { present: false });
     }
 
     #[test]
     fn nodes_and_links_of_others_are_not_ours() {
-        let mut facts = facts();
-        assert_eq!(told(&mut facts, PUBLISHED, NODE_STATE, 0, OTHER, OTHER), vec![]);
-        assert_eq!(told(&mut facts, PUBLISHED, LINK_STATE, 0, OTHER, OTHER), vec![]);
-        assert_eq!(
-            told(&mut facts, PUBLISHED, NODE_STATE, 0, PEER.0, PEER.0),
-            [Event::Node { reachable: true }]
-        );
-        assert_eq!(
-            told(&mut facts, PUBLISHED, LINK_STATE, 1, PEER.0, PEER.0),
-            [Event::Ends { bearer: 1, at: "eth3".into() }, Event::Link { bearer: 1, up: true }]
-        );
+        let mut facts = Facts::default();
+        assert_eq!(told(&mut facts, PUBLISHED, NODE_STATE, 0, OTHER, OTHER), None);
+        assert_eq!(told(&mut facts, PUBLISHED, LINK_STATE, 0, OTHER, OTHER), None);
+        let reached = told(&mut facts, PUBLISHED, NODE_STATE, 0, PEER.0, PEER.0);
+        assert_eq!(reached, Some(Event::Node { reachable: true }));
+        // Whatever it is: the kernel is asked.
+        for kind in [PUBLISHED, WITHDRAWN] {
+            assert_eq!(told(&mut facts, kind, LINK_STATE, 1, PEER.0, PEER.0), Some(Event::Links));
+        }
         // What was not told by the time the answers are complete is not there.
-        assert_eq!(
-            facts.all(),
-            [
-                Event::Node { reachable: true },
-                Event::Process { present: false },
-                Event::Link { bearer: 0, up: false },
-                Event::Ends { bearer: 1, at: "eth3".into() },
-                Event::Link { bearer: 1, up: true },
-            ]
-        );
-        assert_eq!(
-            told(&mut facts, WITHDRAWN, LINK_STATE, 1, PEER.0, PEER.0),
-            [Event::Link { bearer: 1, up: false }]
-        );
+        let all = [Event::Node { reachable: true }, Event::Process { present: false }, Event::Links];
+        assert_eq!(facts.all(), all);
     }
 }
