@@ -87,12 +87,18 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     }
     let part = cache.join("part");
     if part.exists() {
+        // This machine's /proc, /sys and /dev may lie in it: they are not to be removed.
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        if mounts.contains(&format!("{}/", part.display())) {
+            bail!("{}: a build that broke has left mounts in it; umount them, then remove it", part.display());
+        }
         fs::remove_dir_all(&part).with_context(|| format!("{}: left from a broken build", part.display()))?;
     }
     eprintln!("lab: making {} (once)", root.display());
     let log = cache.join("mmdebstrap.log");
-    let made = Command::new("mmdebstrap")
-        .args(["--variant=minbase", "--quiet"])
+    // What it mounts goes with it, however it ends.
+    let made = Command::new("unshare")
+        .args(["--mount", "--propagation=private", "mmdebstrap", "--variant=minbase", "--quiet"])
         .arg(format!("--include={}", packages.join(",")))
         .arg("trixie")
         .arg(&part)
