@@ -214,14 +214,8 @@ impl Course {
 
     /// A job of one of the targets has ended. What is to be told: reached, or why not.
     fn ended(&mut self, now: Instant, target: Target, job: &str, result: &str) -> Option<Option<String>> {
-        let ours = match &self.asked {
-            Some((asked, path)) => *asked == target && path == job,
-            // Somebody else's: what it led to counts all the same, if it is what is wished.
-            None => self.wanted.target == Some(target),
-        };
-        if !ours {
-            return None;
-        }
+        // Somebody else's job may have been a stop: the signal does not say.
+        self.asked.as_ref().filter(|(asked, path)| *asked == target && path == job)?;
         self.asked = None;
         let wished = self.wanted.target == Some(target);
         match result {
@@ -255,8 +249,13 @@ impl Course {
     fn seen(&mut self, now: Instant, target: Target, job: u32, active: &str) -> Option<Option<String>> {
         match &self.asked {
             Some((asked, path)) if *asked == target && job == 0 => {
-                let path = path.clone();
-                self.ended(now, target, &path, if active == "active" { "done" } else { "canceled" })
+                if active == "active" {
+                    let path = path.clone();
+                    return self.ended(now, target, &path, "done");
+                }
+                // How it ended is not known: what was owed stays owed.
+                (self.asked, self.again) = (None, Some(now + RESYNC));
+                None
             }
             _ => None,
         }
@@ -696,8 +695,23 @@ mod tests {
         assert_eq!(course.seen(now, Active, 5, "inactive"), None);
         assert_eq!(course.seen(now, Active, 0, "active"), Some(None));
         // Its word may come all the same.
-        assert_eq!(course.ended(now, Active, "/job/2", "done"), Some(None));
+        assert_eq!(course.ended(now, Active, "/job/2", "done"), None);
         assert_eq!(course.next(now), None);
+        // A release that vanished is owed still.
+        course.wish(Wanted { target: Some(Active), releases: 2 });
+        course.asked(Standby, "/job/3".into());
+        assert_eq!(course.seen(now, Standby, 0, "inactive"), None);
+        assert_eq!((course.next(now), course.next(now + RESYNC)), (None, Some(Standby)));
+    }
+
+    /// Nobody was asked for it: it may as well have been a stop.
+    #[test]
+    fn anothers_job_is_no_word_of_a_target() {
+        let now = begun();
+        let mut course = course(now);
+        course.wish(Wanted { target: Some(Active), releases: 1 });
+        assert_eq!(course.ended(now, Active, "/job/9", "done"), None);
+        assert_eq!(course.next(now), Some(Active));
     }
 
     /// An operator's start of the other target replaces the job: the wish is asked for again, but not at once.

@@ -649,9 +649,14 @@ async fn run(
                 elect.notify.reloading();
                 let (read, old) = (read.clone(), elect.settings.clone());
                 // Files may hang: read and checked on a thread of its own, taken over by the loop.
-                std::thread::Builder::new()
-                    .name("reload".into())
-                    .spawn(move || drop(read.blocking_send(reload(&old))))?;
+                let job = move || drop(read.blocking_send(reload(&old)));
+                if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(job) {
+                    let text = format!(
+                        "no thread for a reload ({error}): the old configuration stays in force; systemctl reload dre again"
+                    );
+                    journal.log(Notice::ConfigRejected { text });
+                    elect.notify.ready();
+                }
             }
             Some(loaded) = reread.recv() => elect.reload(loaded, &mut pongs),
             Some((number, missing)) = host.recv() => {
