@@ -116,7 +116,7 @@ impl Settings {
                 found.absent.push(finding(
                     format!("link {}: this host has no interface {}", bearer.name, bearer.interface),
                     "the bearer is down until it comes",
-                    "correct [heartbeat.tipc] bearers; when the interface comes later: systemctl reload dre-tipc".into(),
+                    "correct [heartbeat.tipc] bearers, or look at the interface's driver: its bearer is enabled when it appears".into(),
                 ));
             }
         }
