@@ -90,7 +90,10 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
         // This machine's /proc, /sys and /dev may lie in it: they are not to be removed.
         let mounts = fs::read_to_string("/proc/self/mounts")?;
         if mounts.contains(&format!("{}/", part.display())) {
-            bail!("{}: a build that broke has left mounts in it; umount them, then remove it", part.display());
+            bail!(
+                "{}: a build that broke has left mounts in it; umount them, then remove it",
+                part.display()
+            );
         }
         fs::remove_dir_all(&part).with_context(|| format!("{}: left from a broken build", part.display()))?;
     }
