@@ -84,14 +84,7 @@ impl Exchange {
             if from.port_number() != 0 {
                 continue;
             }
-            let mut rest = &data[..];
-            while rest.len() >= 16 {
-                let len = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                if len < 16 || len > rest.len() {
-                    break;
-                }
-                let (one, after) = rest.split_at(len);
-                rest = after.get((len.next_multiple_of(4) - len).min(after.len())..).unwrap_or(&[]);
+            for one in messages(&data) {
                 let sequence = u32::from_ne_bytes([one[8], one[9], one[10], one[11]]);
                 if sequence != self.sequence {
                     continue;
@@ -111,5 +104,34 @@ impl Exchange {
                 }
             }
         }
+    }
+}
+
+/// The messages of a datagram, each with its header of 16 bytes; what claims to be longer than it is ends them.
+pub fn messages(mut rest: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let len = u32::from_ne_bytes(rest.get(..4)?.try_into().ok()?) as usize;
+        let one = rest.get(..len).filter(|one| one.len() >= 16)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
+        Some(one)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_datagram_is_taken_apart_and_a_length_is_not_believed() {
+        let message = |len: u32, more: usize| [&len.to_ne_bytes()[..], &vec![7; more]].concat();
+        // Padded to four; the last one need not be.
+        let two = [message(18, 16), message(17, 13)].concat();
+        assert_eq!(messages(&two).map(<[u8]>::len).collect::<Vec<_>>(), [18, 17]);
+        for broken in
+            [message(99, 16), message(3, 16), message(0, 16), message(15, 16), vec![1, 0, 0], vec![]]
+        {
+            assert_eq!(messages(&broken).count(), 0, "{broken:?}");
+        }
+        assert_eq!(messages(&[message(16, 12), message(99, 12)].concat()).count(), 1);
     }
 }

@@ -25,7 +25,7 @@ use netlink_packet_route::route::{
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 
-use super::exchange::Exchange;
+use super::exchange::{self, Exchange};
 use super::gate::{Programs, Way};
 use super::ready::Ready;
 use crate::config::Vip;
@@ -471,15 +471,7 @@ impl Listener {
             if from.port_number() != 0 {
                 continue;
             }
-            let mut rest = &data[..];
-            while rest.len() >= 16 {
-                let len = u32::from_ne_bytes([rest[0], rest[1], rest[2], rest[3]]) as usize;
-                if len < 16 || len > rest.len() {
-                    break;
-                }
-                heard.extend(understand(&rest[..len]));
-                rest = rest.get(len.next_multiple_of(4)..).unwrap_or(&[]);
-            }
+            heard.extend(exchange::messages(&data).filter_map(understand));
         }
     }
 }
