@@ -148,10 +148,10 @@ pub enum Event<'a> {
     PeerNode {
         reachable: bool,
     },
-    /// The kernel (TIPC) knows the state of this link itself.
+    /// The kernel (TIPC) knows the state of this link itself; `None`: it cannot be asked.
     Bearer {
         link: usize,
-        up: bool,
+        up: Option<bool>,
     },
     /// What the kernel said of process, node and links holds no longer: it is not heard, or other sockets were opened.
     KernelSilent,
@@ -607,7 +607,7 @@ impl Node {
             }
             Event::Bearer { link, up } => {
                 if let Some(state) = self.bearers.get_mut(link) {
-                    *state = Some(up);
+                    *state = up;
                     self.next_housekeeping = now;
                 }
             }

@@ -913,7 +913,7 @@ impl World {
                 // What TIPC or systemd says may be false, late or missing: it must not matter to safety.
                 let word = match self.rng.below(3) {
                     0 => Event::PeerProcess { present: self.rng.chance(50) },
-                    1 => Event::Bearer { link: 0, up: self.rng.chance(50) },
+                    1 => Event::Bearer { link: 0, up: Some(self.rng.chance(50)) },
                     _ => {
                         let failed = self.rng.chance(30).then(|| "dependency".to_owned());
                         Event::Target { target: Target::Active, failed }

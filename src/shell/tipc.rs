@@ -34,7 +34,7 @@ pub mod tool;
 mod topology;
 
 pub use discovery::{Discovery, Seen};
-pub use links::{Links, State as LinkState};
+pub use links::{State as LinkState, Watch as LinkWatch};
 pub use presence::Presence;
 pub use streams::Streams;
 pub use topology::{Event, Topology};

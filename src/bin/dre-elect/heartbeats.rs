@@ -3,7 +3,7 @@
 use dre::config::{self, Settings, TipcAddress};
 use dre::logic::node::Event;
 use dre::logic::time::Moment;
-use dre::shell::tipc::{self, Discovery, LinkState, Links as TipcLinks, Presence, Seen, Streams, Topology};
+use dre::shell::tipc::{self, Discovery, LinkState, LinkWatch, Presence, Seen, Streams, Topology};
 use dre::shell::udp::Links;
 
 /// The alarms that say something of the sockets and of what the kernel said by them: all of them end when others are opened.
@@ -16,7 +16,7 @@ pub struct Tipc {
     presence: Presence,
     topology: Topology,
     /// `None`: its thread could not be started.
-    asker: Option<TipcLinks>,
+    watch: Option<LinkWatch>,
     discovery: Discovery,
     /// The link on each bearer, as the kernel last told.
     links: Vec<LinkState>,
@@ -38,14 +38,23 @@ impl Heartbeats {
     pub fn open(settings: &Settings, now: Moment) -> Self {
         match &settings.tipc {
             Some(tipc) => {
+                let (watch, unknown) = match LinkWatch::start(tipc) {
+                    Ok(watch) => (Some(watch), None),
+                    Err(error) => (
+                        None,
+                        Some(format!(
+                            "no thread to ask which links of TIPC are up: {error}; systemctl reload dre"
+                        )),
+                    ),
+                };
                 let mut all = Tipc {
                     streams: Streams::open(tipc, now),
                     presence: Presence::new(tipc.local, now),
                     topology: Topology::open(tipc, now),
                     discovery: Discovery::new(tipc),
-                    asker: TipcLinks::new(tipc).ok(),
+                    watch,
                     links: vec![LinkState::default(); tipc.bearers.len()],
-                    unknown: None,
+                    unknown,
                     indices: vec![0; tipc.bearers.len()],
                     settings: tipc.clone(),
                 };
@@ -134,23 +143,25 @@ impl Heartbeats {
             Self::Udp(links) => links.drain(|bytes| each(Event::Datagram { bytes })),
             Self::Tipc(tipc) => {
                 tipc.streams.drain(|bytes| each(Event::Datagram { bytes }));
-                let asker = tipc.asker.as_ref();
+                let watch = tipc.watch.as_ref();
                 tipc.topology.drain(now, |event| match event {
                     tipc::Event::Process { present } => each(Event::PeerProcess { present }),
                     tipc::Event::Node { reachable } => each(Event::PeerNode { reachable }),
-                    tipc::Event::Links => asker.into_iter().for_each(TipcLinks::ask),
-                    tipc::Event::Unknown => each(Event::KernelSilent),
-                });
-                match asker.and_then(TipcLinks::told) {
-                    Some(Ok(links)) => {
-                        for (link, state) in links.iter().enumerate() {
-                            each(Event::Bearer { link, up: state.up });
-                        }
-                        each(Event::Trouble { name: "LinkCrossed", text: crossing(&tipc.settings, &links) });
-                        (tipc.links, tipc.unknown) = (links, None);
+                    tipc::Event::Links => watch.into_iter().for_each(LinkWatch::ask),
+                    tipc::Event::Unknown => {
+                        each(Event::KernelSilent);
+                        // That holds for the links too, until they are told again.
+                        watch.into_iter().for_each(LinkWatch::ask);
                     }
-                    Some(Err(why)) => tipc.unknown = Some(why),
-                    None => {}
+                });
+                if let Some(told) = watch.and_then(LinkWatch::told) {
+                    tipc.unknown = told.as_ref().err().cloned();
+                    let known = tipc.unknown.is_none();
+                    tipc.links = told.unwrap_or_else(|_| vec![LinkState::default(); tipc.links.len()]);
+                    for (link, state) in tipc.links.iter().enumerate() {
+                        each(Event::Bearer { link, up: known.then_some(state.up) });
+                    }
+                    each(Event::Trouble { name: "LinkCrossed", text: crossing(&tipc.settings, &tipc.links) });
                 }
             }
         }
@@ -185,8 +196,8 @@ impl Tipc {
     }
 
     async fn told(&self) {
-        match &self.asker {
-            Some(asker) => asker.readable().await,
+        match &self.watch {
+            Some(watch) => watch.readable().await,
             None => std::future::pending().await,
         }
     }

@@ -232,7 +232,7 @@ impl Story {
                 self.node.handle(now, Event::PeerNode { reachable: *reachable }, &mut out);
             }
             KernelGone => self.node.handle(now, Event::KernelSilent, &mut out),
-            When::Bearer(up) => self.node.handle(now, Event::Bearer { link: 0, up: *up }, &mut out),
+            When::Bearer(up) => self.node.handle(now, Event::Bearer { link: 0, up: Some(*up) }, &mut out),
             TargetFails(fails) => {
                 let failed = fails.then(|| "its start ended with \"dependency\"".to_owned());
                 self.node.handle(now, Event::Target { target: Target::Active, failed }, &mut out);
@@ -490,7 +490,7 @@ fn figures_of_links_that_the_kernel_chooses_are_those_of_all_heartbeats() {
     };
     assert_eq!(figures(&node), [(2000, "link".to_owned()), (4000, "link".to_owned())]);
     for link in 0..2 {
-        node.handle(at(102), Event::Bearer { link, up: true }, &mut out);
+        node.handle(at(102), Event::Bearer { link, up: Some(true) }, &mut out);
     }
     assert_eq!(figures(&node), [(3000, "heartbeats".to_owned()), (3000, "heartbeats".to_owned())]);
 }

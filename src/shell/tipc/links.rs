@@ -1,8 +1,9 @@
 //! Which links are up, asked of the kernel (`tipc link list` asks the same).
 //!
 //! The topology service tells of links too, and is not believed in this: it names a link by the numbers of the bearers at both
-//! ends, the kernel takes the peer's number from whatever resets the link (net/tipc/link.c: `peer_bearer_id`), and so a link
-//! that the peer's other bearer has reset is withdrawn under a name that it never had. Seen with a peer's cable in the wrong
+//! ends, the kernel takes the peer's number from whatever resets the link (net/tipc/link.c: `peer_bearer_id` is set before
+//! net/tipc/node.c reads it as `link_id`), and so a link that the peer's other bearer has reset is withdrawn under a name that
+//! it never had. Seen with a peer's cable in the wrong
 //! network: a link told as down that was up, for ever. What the service says is the reason to ask.
 //!
 //! Asked by a thread: a generic netlink request waits for whoever holds the kernel's lock for them (`tipc bearer enable`).
@@ -44,15 +45,15 @@ pub struct State {
 type Told = Result<Vec<State>, String>;
 
 /// Asks in a thread of its own, which ends with this.
-pub struct Links {
+pub struct Watch {
     ask: Sender<()>,
     told: Receiver<Told>,
     notify: Arc<Notify>,
 }
 
-impl Links {
+impl Watch {
     /// Nothing is told before [`Self::ask`]: without a topology service there is no link.
-    pub fn new(tipc: &Tipc) -> io::Result<Self> {
+    pub fn start(tipc: &Tipc) -> io::Result<Self> {
         let (ask, asked) = channel();
         let (tell, told) = channel();
         let notify = Arc::new(Notify::new());
@@ -61,9 +62,9 @@ impl Links {
         let peer = tipc.peer;
         std::thread::Builder::new().name("links".into()).stack_size(256 << 10).spawn(move || {
             let mut last = None;
-            let mut asker = None;
+            let mut open = None;
             while let Some(anew) = next(&asked, last.is_some()) {
-                let now = get(&mut asker)
+                let now = get(&mut open)
                     .map(|links| states(&links, peer, &interfaces))
                     .map_err(|error| format!("which links of TIPC are up cannot be asked: {error}"));
                 if anew || last.as_ref() != Some(&now) {
@@ -157,16 +158,16 @@ impl ParseableParametrized<[u8], GenlHeader> for Message {
     }
 }
 
-/// Name and state of every link. `asker`: socket and the family's number, asked for anew after an error (the module that is
+/// Name and state of every link. `open`: socket and the family's number, asked for anew after an error (the module that is
 /// loaded next has another).
-fn get(asker: &mut Option<(Exchange, u16)>) -> io::Result<Vec<(String, bool)>> {
-    let (mut exchange, family) = match asker.take() {
+fn get(open: &mut Option<(Exchange, u16)>) -> io::Result<Vec<(String, bool)>> {
+    let (mut exchange, family) = match open.take() {
         Some(known) => known,
         None => family()?,
     };
     let question = GenlMessage::new(GenlHeader { cmd: LINK_GET, version: 1 }, Message::Get, family);
     let answers = exchange.ask(question, NLM_F_DUMP)?;
-    *asker = Some((exchange, family));
+    *open = Some((exchange, family));
     let links = answers.into_iter().filter_map(|answer| match answer.payload {
         Message::Link { name, up } => Some((name, up)),
         Message::Get => None,
