@@ -302,7 +302,13 @@ fn main() -> ExitCode {
     let args = Args::parse();
     if matches!(args.action, Action::Down) {
         // Whatever the configuration says by now.
-        return finish(down());
+        return match down() {
+            // ExecStopPost= after a failure: what failed is still what there is to say.
+            End::Good(_) if std::env::var("SERVICE_RESULT").is_ok_and(|result| result != "success") => {
+                ExitCode::SUCCESS
+            }
+            end => finish(end),
+        };
     }
     let settings = match config::load() {
         Ok(settings) => settings,
@@ -345,10 +351,6 @@ fn main() -> ExitCode {
 /// Says it to systemd (`systemctl status`, dre-elect) and to the journal.
 fn finish(end: End) -> ExitCode {
     let (troubles, code) = match end {
-        // `down` after a failure (ExecStopPost): what failed is still what there is to say.
-        End::Good(_) if std::env::var("SERVICE_RESULT").is_ok_and(|result| result != "success") => {
-            return ExitCode::SUCCESS;
-        }
         End::Good(text) => {
             let _ = sd_notify::notify(&[sd_notify::NotifyState::Status(&text)]);
             println!("dre-tipc: {text}");
