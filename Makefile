@@ -74,8 +74,10 @@ demo: prepare
 	$(CARGO) build --locked --bins --example demo
 	$(TARGET_DIR)/debug/examples/demo up
 
+# As one word, as it was typed: what stands behind a ; or in $$(…) is for the node, not for this machine.
+demo-shell: export DRE_RUN = $(value RUN)
 demo-shell:
-	@$(TARGET_DIR)/debug/examples/demo shell $(or $(NODE),hadev1) $(RUN)
+	@$(TARGET_DIR)/debug/examples/demo shell $(or $(NODE),hadev1) $(if $(value RUN),"$$DRE_RUN")
 
 demo-down:
 	$(TARGET_DIR)/debug/examples/demo down

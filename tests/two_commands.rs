@@ -120,6 +120,10 @@ fn the_demo_shows_it_and_leaves_nothing() -> Result<()> {
     let status: dre::snapshot::Status = serde_json::from_str(&status)?;
     ensure!(status.node == "hadev1" && ["active", "standby"].contains(&status.role.as_str()), "{status:?}");
 
+    // All of a line is for the node, none of it for this machine.
+    let words = done(&["demo-shell", "NODE=hadev2", "RUN=true; echo \"$(hostname)\" && hostname"])?;
+    ensure!(words == "hadev2\nhadev2\n", "{words:?}");
+
     done(&["demo-down"])?;
     ensure!(!is_there(pid), "the demo's process is there");
     nothing_left(pid)?;
