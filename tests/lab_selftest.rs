@@ -259,6 +259,7 @@ fn a_visitor_feels_the_service_move() -> Result<()> {
 
 #[test]
 fn what_a_killed_run_left_is_swept() -> Result<()> {
+    let _turn = lab::turn(); // every lab sweeps when it begins
     // An id whose process cannot be there: number 1 did not start at tick 999999999.
     let id = "dre-lab.1.999999999.1";
     let group = lab::node::cgroup_root()?.join(format!("{id}.hadev1.1"));

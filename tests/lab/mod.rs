@@ -42,8 +42,8 @@ use std::net::IpAddr;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -99,8 +99,10 @@ impl<'a> Builder<'a> {
         Ok(lab)
     }
 
-    /// Builds it; both nodes are off, for files to be written and moments to be chosen.
+    /// Builds it; both nodes are off, for files to be written and moments to be chosen. Waits until the process's last
+    /// lab is gone.
     pub fn lay(&self) -> Result<Lab> {
+        let turn = turn();
         let out = Command::new("id").arg("-u").output()?;
         if out.stdout.trim_ascii() != b"0" {
             bail!("the lab makes namespaces, mounts and control groups: run it as root");
@@ -119,8 +121,18 @@ impl<'a> Builder<'a> {
             }
             Ok(node)
         };
-        Ok(Lab { hadev1: lay("hadev1")?, hadev2: lay("hadev2")?, net, base, remover: guard })
+        Ok(Lab { hadev1: lay("hadev1")?, hadev2: lay("hadev2")?, net, base, remover: guard, _turn: turn })
     }
+}
+
+/// One lab at a time, also where a test binary runs its tests side by side: labs share a kernel, and not only its
+/// processors. Linux answers echo requests from one socket per processor for all network namespaces (6.18), so that
+/// replies which wait in one lab for a neighbour's address (some 170 fill its buffer) silence the VIPs of the other.
+static ONE: Mutex<()> = Mutex::new(());
+
+/// Waits until the process's last lab is gone, and keeps the next one waiting.
+pub fn turn() -> MutexGuard<'static, ()> {
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A lab that is on. Dropping it removes it.
@@ -129,8 +141,10 @@ pub struct Lab {
     pub hadev2: Node,
     pub net: Arc<Net>,
     base: PathBuf,
-    /// Last: fields drop in order, and the nodes must be gone first.
+    /// Fields drop in order, and the nodes must be gone first.
     remover: Remover,
+    /// Last: the next lab begins when this one is removed.
+    _turn: MutexGuard<'static, ()>,
 }
 
 impl Lab {
