@@ -64,6 +64,7 @@ pub struct Builder<'a> {
     packages: Vec<String>,
     install: Vec<Install<'a>>,
     off: Vec<&'static str>,
+    disk: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -82,6 +83,13 @@ impl<'a> Builder<'a> {
     /// The node is laid down and stays off.
     pub fn off(mut self, name: &'static str) -> Self {
         self.off.push(name);
+        self
+    }
+
+    /// The nodes write to a disk (a file system of their own on this machine's) and not to memory: for figures in which
+    /// waiting for the disk counts.
+    pub fn on_disk(mut self) -> Self {
+        self.disk = true;
         self
     }
 
@@ -112,7 +120,7 @@ impl<'a> Builder<'a> {
         let base = rootfs::provide(&self.packages)?;
         let guard = Remover(new_id());
         let prefix = guard.0.clone();
-        let dir = lab_directory(&prefix, "4G")?;
+        let dir = if self.disk { disk_directory(&prefix)? } else { lab_directory(&prefix, "4G")? };
         let net = Arc::new(Net::build(&prefix)?);
         let lay = |name| -> Result<Node> {
             let node = Node::lay(name, &prefix, &dir, &base, Arc::clone(&net))?;
@@ -206,6 +214,26 @@ fn lab_directory(id: &str, size: &str) -> Result<PathBuf> {
     fs::create_dir_all(&dir)?;
     let options = format!("mode=755,size={size}");
     run("mount", &["-t", "tmpfs", "-o", &options, "dre-lab", &dir.to_string_lossy()])?;
+    Ok(dir)
+}
+
+/// The same on a disk: ext4 in a sparse file, which is gone when it is unmounted.
+fn disk_directory(id: &str) -> Result<PathBuf> {
+    let dir = Path::new(RUN).join(id);
+    fs::create_dir_all(&dir)?;
+    let image = rootfs::cache().join(format!("{id}.img"));
+    let made = (|| {
+        fs::File::create(&image)?.set_len(12 << 30)?;
+        let (file, at) = (image.to_string_lossy(), dir.to_string_lossy());
+        run(
+            "mke2fs",
+            &["-q", "-t", "ext4", "-E", "lazy_itable_init=1,lazy_journal_init=1,nodiscard", &file],
+        )?;
+        // Nothing in the background but what is measured.
+        run("mount", &["-o", "loop,noinit_itable,noatime", &file, &at])
+    })();
+    let _ = fs::remove_file(&image);
+    made?;
     Ok(dir)
 }
 

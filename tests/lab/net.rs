@@ -126,6 +126,18 @@ struct Harm {
     percent: u8,
 }
 
+/// What the nodes sent on some TCP ports over both heartbeat networks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Traffic {
+    pub packets: u64,
+    /// Those that carry something: neither an acknowledgement nor a keepalive's probe.
+    pub loaded: u64,
+    pub bytes: u64,
+}
+
+/// An IP packet of TCP that is longer carries something: 20 + 20 and at most 20 of options that come without a load here (a SYN).
+const LOADED_ABOVE: u16 = 60;
+
 /// The switch of one lab.
 pub struct Net {
     prefix: String,
@@ -281,6 +293,61 @@ impl Net {
     pub fn mend(&self) -> Result<()> {
         self.harms().clear();
         self.apply()
+    }
+
+    /// Begins to count what the nodes send on these TCP ports, from nothing.
+    pub fn count(&self, ports: &[u16]) -> Result<()> {
+        let ports: Vec<String> = ports.iter().map(u16::to_string).collect();
+        let ports = ports.join(", ");
+        let mut text =
+            String::from("add table netdev traffic\ndelete table netdev traffic\ntable netdev traffic {\n");
+        text += " counter frames { }\n counter loaded { }\n";
+        for (i, who) in ["hadev1", "hadev2"].iter().enumerate() {
+            for net in [3, 4] {
+                text += &format!(
+                    " chain c{i}{net} {{\n  type filter hook ingress device \"{}\" priority 1\n",
+                    port(who, net)
+                );
+                for way in ["sport", "dport"] {
+                    let of = format!("tcp {way} {{ {ports} }}");
+                    text += &format!("  {of} counter name frames\n");
+                    text += &format!("  {of} ip length > {LOADED_ABOVE} counter name loaded\n");
+                }
+                text += " }\n";
+            }
+        }
+        pipe(&["ip", "netns", "exec", &self.ns("switch"), "nft", "-f", "-"], &(text + "}\n"))
+    }
+
+    /// What was sent since [`Self::count`].
+    pub fn traffic(&self) -> Result<Traffic> {
+        let list = [
+            "netns",
+            "exec",
+            &self.ns("switch"),
+            "nft",
+            "-j",
+            "list",
+            "counters",
+            "table",
+            "netdev",
+            "traffic",
+        ];
+        let text = super::run("ip", &list)?;
+        let all: serde_json::Value = serde_json::from_str(&text)?;
+        let of = |name: &str, what: &str| -> Result<u64> {
+            let counters = all["nftables"].as_array().into_iter().flatten();
+            let mut counters = counters.map(|entry| &entry["counter"]);
+            let found = counters.find(|counter| counter["name"] == name);
+            found
+                .and_then(|counter| counter[what].as_u64())
+                .with_context(|| format!("no counter {name}: {text}"))
+        };
+        Ok(Traffic {
+            packets: of("frames", "packets")?,
+            loaded: of("loaded", "packets")?,
+            bytes: of("frames", "bytes")?,
+        })
     }
 
     fn harms(&self) -> std::sync::MutexGuard<'_, Vec<Harm>> {

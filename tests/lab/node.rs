@@ -323,8 +323,8 @@ impl Node {
         self.wait_for(&format!("test \"$(systemctl show -P ActiveState {unit})\" = {state}"), limit)
     }
 
-    /// A file as the node sees it, on or off.
-    fn place(&self, path: &str) -> PathBuf {
+    /// A file as the node sees it, on or off: the host's name of it.
+    pub fn place(&self, path: &str) -> PathBuf {
         let root = match self.leader() {
             Ok(pid) if self.is_on() => PathBuf::from(format!("/proc/{pid}/root")),
             _ => self.root(),
@@ -479,6 +479,12 @@ impl Node {
         self.net.unplug(self.name, &old.ns)?;
         debug_assert!(old.group_name.starts_with(&self.prefix));
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Node {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name)
     }
 }
 
