@@ -4,8 +4,14 @@
 //! |---|---|
 //! | `version` | who has seen whose changes: two counters, one a node |
 //! | `record` | a path's record; what a look at the disk does to it |
+//! | `filter` | which paths belong to a set |
+//! | `settle` | when a path that changed is looked at |
 //! | `merge` | two records of one path: whose counts, and what becomes of the other |
 //! | `publish` | in which order a batch becomes visible, and which batch is held |
+//! | `guard` | which deletions are believed, and when |
+//! | `plan` | a batch of the peer's, taken apart |
+//! | `state` | what a set's state is called, why, and what to do |
+//! | `talk` | the words between the two nodes |
 //! | `sim` | two nodes with hands that edit, delete and cut the wire: converged, and nothing lost |
 //!
 //! A change belongs to the node on which it was seen. A record that has seen the other's replaces it silently; two that
@@ -14,9 +20,15 @@
 //!
 //! Absent on purpose: disks, rsync, the wire between the nodes.
 
+pub mod filter;
+pub mod guard;
 pub mod merge;
+pub mod plan;
 pub mod publish;
 pub mod record;
+pub mod settle;
+pub mod state;
+pub mod talk;
 pub mod version;
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 use super::record::{Content, Record};
 
 /// A batch that deletes more than this many files *and* more than this share of the set is held.
-const DELETES_FREE: usize = 20;
+pub const DELETES_FREE: usize = 20;
 const DELETES_PERCENT: usize = 30;
 
 /// What a batch does to one path; paths are bytes, as the kernel has them.
@@ -48,7 +48,8 @@ pub enum Held {
 
 /// Whether a look at the disk that found `deleted` of `known` paths gone, and `there` still there, is believed.
 pub fn held(deleted: usize, known: usize, there: usize) -> Option<Held> {
-    if there == 0 && known > 1 && deleted == known {
+    // What was only moved is no loss, but then something is still there.
+    if there == 0 && known > 1 && deleted > 0 {
         return Some(Held::RootEmptied(known));
     }
     let many = deleted > DELETES_FREE && deleted * 100 > known * DELETES_PERCENT;
@@ -62,8 +63,14 @@ mod tests {
     use super::*;
 
     fn step(path: &str, content: Option<Content>) -> Step {
-        let present =
-            |content| Entry { content, mode: 0o644, owner: String::new(), group: String::new(), mtime_ns: 0 };
+        let present = |content| Entry {
+            content,
+            mode: 0o644,
+            owner: String::new(),
+            group: String::new(),
+            mtime_ns: 0,
+            xattrs: vec![],
+        };
         let state = content.map_or(State::Deleted { at_ns: 0 }, |content| State::Present(present(content)));
         Step { path: path.into(), record: Record { version: Version::default(), state } }
     }

@@ -28,6 +28,8 @@ pub struct Entry {
     pub group: String,
     /// Since 1970. Directories: 0, their time says when their content changed and is nobody's edit.
     pub mtime_ns: i64,
+    /// Extended attributes, ACLs among them (`system.posix_acl_access`), by name.
+    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -54,6 +56,47 @@ impl Record {
     }
 }
 
+/// What lstat(2) showed when a record was made: while it shows the same, the content is not read again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Stat {
+    pub size: u64,
+    pub mtime_ns: i64,
+    /// Moves with every change, whatever a program sets the other time to: what tells apart two edits of one size in one
+    /// second. 0: so young that another change could show the same; whoever looks again reads the content again.
+    pub ctime_ns: i64,
+    pub device: u64,
+    pub inode: u64,
+    /// With the kind of file.
+    pub mode: u32,
+    pub uid: u32,
+    pub gid: u32,
+    /// Above one, an edit under another name changes this path without an event of its own.
+    pub names: u64,
+}
+
+impl Stat {
+    /// Whether the content need not be read again when this is known and `now` is there. Another name of the same file
+    /// is no change by itself.
+    pub fn shows_the_same(&self, now: &Self) -> bool {
+        self.ctime_ns != 0 && Self { names: self.names, ..*now } == *self
+    }
+
+    /// Too young to be believed: [`Self::ctime_ns`].
+    pub fn is_young(&self) -> bool {
+        self.ctime_ns == 0
+    }
+}
+
+/// A path in the store of a set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Known {
+    pub record: Record,
+    /// Number of the change in this node's history: the peer has everything up to the one it acknowledged.
+    pub sequence: u64,
+    /// `None`: deleted, or nothing is known of the disk (looked at again at the next chance).
+    pub stat: Option<Stat>,
+}
+
 /// A look at a path on this node: the new record if what is there is not what was known. A path that is not there
 /// and was never known is nothing: absence in a database is never a deletion.
 pub fn look(known: Option<&Record>, there: Option<&Entry>, side: Side, now_ns: i64) -> Option<Record> {
@@ -78,7 +121,27 @@ mod tests {
             owner: "dre".into(),
             group: "dre".into(),
             mtime_ns: 1_000,
+            xattrs: vec![],
         }
+    }
+
+    #[test]
+    fn a_stat_that_is_young_shows_nothing() {
+        let stat = Stat {
+            size: 1,
+            mtime_ns: 2,
+            ctime_ns: 3,
+            device: 4,
+            inode: 5,
+            mode: 0o100_644,
+            uid: 0,
+            gid: 0,
+            names: 1,
+        };
+        assert!(stat.shows_the_same(&stat) && stat.shows_the_same(&Stat { names: 2, ..stat }));
+        assert!(!stat.shows_the_same(&Stat { ctime_ns: 9, ..stat }), "a write that kept the other time");
+        let young = Stat { ctime_ns: 0, ..stat };
+        assert!(young.is_young() && !young.shows_the_same(&young) && !young.shows_the_same(&stat));
     }
 
     #[test]

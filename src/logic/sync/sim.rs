@@ -121,6 +121,7 @@ impl World {
             owner: "dre".into(),
             group: "dre".into(),
             mtime_ns: self.now_ns + self.nodes[node].clock_ns,
+            xattrs: vec![],
         };
         self.story.push(format!("node {node} writes {path}: {}", self.written));
         if let Some(old) = self.nodes[node].disk.insert(path, entry) {
