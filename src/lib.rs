@@ -6,10 +6,11 @@
 //! | room | what it is | touches the world |
 //! |---|---|---|
 //! | [`logic`] | decides: events in, actions and the next deadline out | never |
-//! | [`config`] | `dre.toml` → settings that hold together | reads files |
+//! | [`config`] | `dre.toml`, `sync.toml` → settings that hold together | reads files |
 //! | [`notice`] | every log event: id, priority, sentence, fields | never |
 //! | [`snapshot`] | what the loop publishes, and the JSON that `drectl status` prints | never |
 //! | [`stream`] | the words between dre-elect and dre-vip ("hold until T") | never |
+//! | [`rules`] | the same of dre-sync: `drectl rules status --json` | never |
 //! | [`shell`] | sockets, clocks, D-Bus, netlink, BPF: thin, sequential, no decisions | always |
 //!
 //! Absent on purpose: a decision in `shell/`, a clock in `logic/`, a script anywhere.
@@ -17,6 +18,7 @@
 pub mod config;
 pub mod logic;
 pub mod notice;
+pub mod rules;
 pub mod shell;
 pub mod snapshot;
 pub mod stream;

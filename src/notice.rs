@@ -121,6 +121,82 @@ pub enum Notice {
     Lost {
         count: u64,
     },
+    /// A batch of the peer's changes is visible here. `path`: its first; `latency_us`: from the newest file's mtime to
+    /// its visibility, 0 where there is none (deletions alone).
+    RulesPublished {
+        set: String,
+        peer: String,
+        files: u64,
+        deleted: u64,
+        bytes: u64,
+        path: String,
+        latency_us: u64,
+    },
+    /// Both nodes changed a path without having seen the other's change. `kept`: where the loser is, empty when it was a
+    /// deletion. `uncertain`: the clocks were apart.
+    RulesConflict {
+        set: String,
+        path: String,
+        winner: String,
+        loser: String,
+        kept: String,
+        uncertain: bool,
+    },
+    /// So many deletions at once wait for an operator's word.
+    RulesHeld {
+        set: String,
+        deleted: u64,
+        known: u64,
+    },
+    /// A set's directory is not there, or is not the one it was (unmounted).
+    RulesRootGone {
+        set: String,
+        root: String,
+        reason: String,
+    },
+    /// `validate` on `node` refused a batch; `path`: its first, `output`: the command's first lines.
+    RulesRejected {
+        set: String,
+        node: String,
+        files: u64,
+        path: String,
+        output: String,
+    },
+    /// A batch cannot be taken in for now: disk full, permission, quota.
+    RulesBlocked {
+        set: String,
+        path: String,
+        reason: String,
+    },
+    /// The kernel dropped events (or a watch), so everything was looked at again.
+    RulesRescanned {
+        set: String,
+        reason: String,
+    },
+    /// A user or group of the peer's files that this node does not have, once for each.
+    RulesOwnerUnknown {
+        set: String,
+        reason: String,
+    },
+    /// The two nodes' files were put together without a common history: first contact, or a lost database.
+    RulesJoined {
+        set: String,
+        peer: String,
+        reason: String,
+    },
+    RulesPeerConnected {
+        peer: String,
+        link: String,
+    },
+    RulesPeerAway {
+        peer: String,
+        reason: String,
+    },
+    /// `skew_ms`: the peer's wall clock less ours.
+    RulesClockSkew {
+        peer: String,
+        skew_ms: i64,
+    },
     /// For `debug`.
     Detail {
         text: String,
@@ -146,24 +222,51 @@ impl Notice {
             Self::GateMended { .. } => "63d9e2f5a8b14c7d86e0f3b9c5a271d2",
             Self::Trouble { .. } => "d0c7b8a5f4e34291b6d8e7f2a19c05e3",
             Self::Lost { .. } => "92f1e6d3c8b74a5ea0d5b7c4f8e613f4",
+            Self::RulesPublished { .. } => "da64f7fbb9e490a8caddbe84d4b621e2",
+            Self::RulesConflict { .. } => "463826effa37ef268066c11f6fe708e0",
+            Self::RulesHeld { .. } => "a3d9b22cea1e6791d6a4ebc40a162833",
+            Self::RulesRootGone { .. } => "acc92af1a2543fd8c174ee298ee078e2",
+            Self::RulesRejected { .. } => "3d9152c35b31acc48a937d71aed48427",
+            Self::RulesBlocked { .. } => "ad9d411933b27d89f0ce49b6e5bf7d86",
+            Self::RulesRescanned { .. } => "aa9f61794b2a3d9deb98276e9486c4ba",
+            Self::RulesOwnerUnknown { .. } => "ebd87712ee4d4281a64479c2cfc938e0",
+            Self::RulesJoined { .. } => "fee1dfed2c18c028ffab980db36cb07c",
+            Self::RulesPeerConnected { .. } => "c6d10587d801a4f00824521fb9a57424",
+            Self::RulesPeerAway { .. } => "2df08c2417bf8222cc6fddb8227960bc",
+            Self::RulesClockSkew { .. } => "9aaabb6fd9593facc042ea11cdfcd14a",
             Self::Detail { .. } => "",
         }
     }
 
     pub const fn priority(&self) -> Priority {
         match self {
-            Self::ConfigRejected { .. } | Self::TargetFailed { .. } => Priority::Error,
+            Self::ConfigRejected { .. } | Self::TargetFailed { .. } | Self::RulesRootGone { .. } => {
+                Priority::Error
+            }
             Self::AlarmRaised { .. }
             | Self::Refused { .. }
             | Self::VipMended { .. }
             | Self::GateMended { .. }
             | Self::Trouble { .. }
-            | Self::Lost { .. } => Priority::Warning,
-            Self::RoleChanged { .. } | Self::TakenOver { .. } | Self::AlarmCleared { .. } => Priority::Notice,
+            | Self::Lost { .. }
+            | Self::RulesConflict { .. }
+            | Self::RulesHeld { .. }
+            | Self::RulesRejected { .. }
+            | Self::RulesBlocked { .. }
+            | Self::RulesOwnerUnknown { .. }
+            | Self::RulesClockSkew { .. } => Priority::Warning,
+            Self::RoleChanged { .. }
+            | Self::TakenOver { .. }
+            | Self::AlarmCleared { .. }
+            | Self::RulesRescanned { .. }
+            | Self::RulesJoined { .. }
+            | Self::RulesPeerConnected { .. }
+            | Self::RulesPeerAway { .. } => Priority::Notice,
             Self::Suspected { .. }
             | Self::Started { .. }
             | Self::Stopping { .. }
-            | Self::ConfigReloaded { .. } => Priority::Info,
+            | Self::ConfigReloaded { .. }
+            | Self::RulesPublished { .. } => Priority::Info,
             Self::Detail { .. } => Priority::Debug,
         }
     }
@@ -195,6 +298,63 @@ impl Notice {
             }
             Self::GateMended { interface } => format!("the gate was gone from {interface} and is back"),
             Self::TargetFailed { target, result } => format!("{target} was not reached: {result}"),
+            Self::RulesPublished { set, peer, files, deleted, bytes, path, latency_us } => {
+                let deleted = if *deleted > 0 { format!(", {deleted} deleted") } else { String::new() };
+                let after = if *latency_us > 0 {
+                    format!(
+                        ", the newest visible {}.{:03} ms after its edit",
+                        latency_us / 1000,
+                        latency_us % 1000
+                    )
+                } else {
+                    String::new()
+                };
+                format!(
+                    "set {set}: {} taken in from {peer}, {bytes} bytes{deleted}{after}; first: {path}",
+                    counted(*files, "file")
+                )
+            }
+            Self::RulesConflict { set, path, winner, loser, kept, uncertain } => {
+                let kept = if kept.is_empty() {
+                    format!("{loser} had deleted it")
+                } else {
+                    format!("{loser}'s is kept in {kept}")
+                };
+                let order =
+                    if *uncertain { "; the clocks were apart: which is newer is not certain" } else { "" };
+                format!("set {set}: both nodes changed {path}: {winner}'s is in force, {kept}{order}")
+            }
+            Self::RulesHeld { set, deleted, known } => format!(
+                "set {set}: {deleted} of {known} files are gone at once: nothing is deleted on the other node until \
+                 \"drectl rules accept-deletes {set}\""
+            ),
+            Self::RulesRootGone { set, root, reason } => {
+                format!("set {set}: {root} is gone ({reason}): nothing is taken for deleted")
+            }
+            Self::RulesRejected { set, node, files, path, output } => format!(
+                "set {set}: validate on {node} refused {} (first: {path}): {}",
+                counted(*files, "file"),
+                output.lines().next().unwrap_or("it said nothing")
+            ),
+            Self::RulesBlocked { set, path, reason } => {
+                format!("set {set}: {path} cannot be taken in: {reason}; it is tried again until it can")
+            }
+            Self::RulesRescanned { set, reason } => {
+                format!("set {set}: {reason}: everything was looked at again")
+            }
+            Self::RulesOwnerUnknown { set, reason } => format!("set {set}: {reason}"),
+            Self::RulesJoined { set, peer, reason } => {
+                format!(
+                    "set {set}: {reason}: put together with {peer}'s files, without a common history; nothing was deleted on either side"
+                )
+            }
+            Self::RulesPeerConnected { peer, link } => format!("dre-sync of {peer} is connected over {link}"),
+            Self::RulesPeerAway { peer, reason } => format!("dre-sync of {peer} is away: {reason}"),
+            Self::RulesClockSkew { peer, skew_ms } => format!(
+                "the clock of {peer} is {} ms {} ours: which of two edits is newer is not certain",
+                skew_ms.unsigned_abs(),
+                if *skew_ms < 0 { "behind" } else { "ahead of" }
+            ),
             Self::Started { text, .. }
             | Self::Stopping { text }
             | Self::ConfigReloaded { text }
@@ -238,7 +398,112 @@ impl Notice {
                 vec![("DRE_TARGET", target.clone()), ("DRE_RESULT", result.clone())]
             }
             Self::GateMended { interface } => vec![("DRE_INTERFACE", interface.clone())],
+            Self::RulesPublished { set, peer, files, deleted, bytes, path, latency_us } => vec![
+                ("DRE_SET", set.clone()),
+                ("DRE_PEER", peer.clone()),
+                ("DRE_FILES", files.to_string()),
+                ("DRE_DELETED", deleted.to_string()),
+                ("DRE_BYTES", bytes.to_string()),
+                ("DRE_PATH", path.clone()),
+                ("DRE_LATENCY_US", latency_us.to_string()),
+            ],
+            Self::RulesConflict { set, path, winner, loser, kept, uncertain } => vec![
+                ("DRE_SET", set.clone()),
+                ("DRE_PATH", path.clone()),
+                ("DRE_WINNER", winner.clone()),
+                ("DRE_LOSER", loser.clone()),
+                ("DRE_KEPT", kept.clone()),
+                ("DRE_UNCERTAIN", if *uncertain { "yes" } else { "no" }.into()),
+            ],
+            Self::RulesHeld { set, deleted, known } => vec![
+                ("DRE_SET", set.clone()),
+                ("DRE_DELETED", deleted.to_string()),
+                ("DRE_FILES", known.to_string()),
+            ],
+            Self::RulesRootGone { set, root, reason } => {
+                vec![("DRE_SET", set.clone()), ("DRE_ROOT", root.clone()), ("DRE_REASON", reason.clone())]
+            }
+            Self::RulesRejected { set, node, files, path, output } => vec![
+                ("DRE_SET", set.clone()),
+                ("DRE_NODE", node.clone()),
+                ("DRE_FILES", files.to_string()),
+                ("DRE_PATH", path.clone()),
+                ("DRE_OUTPUT", output.clone()),
+            ],
+            Self::RulesBlocked { set, path, reason } => {
+                vec![("DRE_SET", set.clone()), ("DRE_PATH", path.clone()), ("DRE_REASON", reason.clone())]
+            }
+            Self::RulesRescanned { set, reason } | Self::RulesOwnerUnknown { set, reason } => {
+                vec![("DRE_SET", set.clone()), ("DRE_REASON", reason.clone())]
+            }
+            Self::RulesJoined { set, peer, reason } => {
+                vec![("DRE_SET", set.clone()), ("DRE_PEER", peer.clone()), ("DRE_REASON", reason.clone())]
+            }
+            Self::RulesPeerConnected { peer, link } => {
+                vec![("DRE_PEER", peer.clone()), ("DRE_LINK", link.clone())]
+            }
+            Self::RulesPeerAway { peer, reason } => {
+                vec![("DRE_PEER", peer.clone()), ("DRE_REASON", reason.clone())]
+            }
+            Self::RulesClockSkew { peer, skew_ms } => {
+                vec![("DRE_PEER", peer.clone()), ("DRE_SKEW_MS", skew_ms.to_string())]
+            }
             _ => vec![],
         }
+    }
+}
+
+fn counted(count: u64, thing: &str) -> String {
+    if count == 1 { format!("a {thing}") } else { format!("{count} {thing}s") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_told_as_it_was() {
+        let published = |files, deleted, latency_us| Notice::RulesPublished {
+            set: "re".into(),
+            peer: "hadev2".into(),
+            files,
+            deleted,
+            bytes: 512,
+            path: "a.xml".into(),
+            latency_us,
+        };
+        assert_eq!(
+            published(1, 0, 12_034).message(),
+            "set re: a file taken in from hadev2, 512 bytes, the newest visible 12.034 ms after its edit; first: a.xml"
+        );
+        assert_eq!(
+            published(0, 2, 0).message(),
+            "set re: 0 files taken in from hadev2, 512 bytes, 2 deleted; first: a.xml"
+        );
+    }
+
+    #[test]
+    fn a_conflict_says_who_won_and_where_the_loser_is() {
+        let conflict = |kept: &str, uncertain| Notice::RulesConflict {
+            set: "re".into(),
+            path: "a.xml".into(),
+            winner: "hadev2".into(),
+            loser: "hadev1".into(),
+            kept: kept.into(),
+            uncertain,
+        };
+        assert_eq!(
+            conflict("/var/lib/dre/x", false).message(),
+            "set re: both nodes changed a.xml: hadev2's is in force, hadev1's is kept in /var/lib/dre/x"
+        );
+        let deleted = conflict("", true).message();
+        assert!(deleted.contains("hadev1 had deleted it") && deleted.ends_with("not certain"), "{deleted}");
+    }
+
+    #[test]
+    fn the_faster_clock_is_named() {
+        let skew = |skew_ms| Notice::RulesClockSkew { peer: "hadev2".into(), skew_ms }.message();
+        assert!(skew(-1_500).contains("1500 ms behind ours"));
+        assert!(skew(1_500).contains("1500 ms ahead of ours"));
     }
 }

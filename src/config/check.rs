@@ -34,6 +34,7 @@ const OWN_UNITS: [&str; 7] = [
 ];
 
 /// What does not hold.
+#[derive(Default)]
 pub struct Findings(Vec<Finding>);
 
 impl Findings {
@@ -47,6 +48,11 @@ impl Findings {
         let place = Some(place.clone());
         self.0.push(Finding { place, what: what.into(), why: why.into(), remedy: remedy.into() });
     }
+
+    /// An error of all findings, if there are any.
+    pub fn verdict(self, sources: &[(PathBuf, String)]) -> Result<(), Error> {
+        if self.0.is_empty() { Ok(()) } else { Err(Error::new(self.0, sources)) }
+    }
 }
 
 /// All checks; all findings.
@@ -58,7 +64,7 @@ pub fn settings(
     node: &str,
     standalone: bool,
 ) -> Result<Settings, Error> {
-    let mut bad = Findings(vec![]);
+    let mut bad = Findings::default();
     let mut warnings = vec![];
     let file = raw::whole(sources);
 
@@ -245,10 +251,11 @@ pub fn settings(
             );
         }
     }
+    let addresses = links.clone();
     let tipc = match raw.transport.as_ref().map(|t| (t.value.as_str(), &t.place)) {
         None | Some(("udp", _)) => None,
         Some(("tipc", place)) => {
-            // Addresses of links may stand beside it, for the day of a change back; they carry nothing now.
+            // Addresses of links may stand beside it: they carry no heartbeats then, but the rules files.
             links.clear();
             tipc::check(&raw, place, node, peer.as_deref(), &mut bad, &mut warnings)
         }
@@ -504,9 +511,7 @@ pub fn settings(
         );
     }
 
-    if !bad.0.is_empty() {
-        return Err(Error::new(bad.0, sources));
-    }
+    bad.verdict(sources)?;
     let (digest, sections) = super::digest::of(&raw, group, (interval_ms, missed, port, hold_ms));
     Ok(Settings {
         group: group.into(),
@@ -514,6 +519,7 @@ pub fn settings(
         peer,
         standalone,
         links,
+        addresses,
         tipc,
         heartbeat,
         arbitrator,

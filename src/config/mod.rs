@@ -1,4 +1,4 @@
-//! `dre.toml` → settings that hold together.
+//! `dre.toml` → settings that hold together; `sync.toml` (in [`sync`]) → the sets of rules files.
 //!
 //! Raw structs are the TOML; [`Settings`] is what the daemons run with: typed, valid by construction,
 //! made in one function that `drectl config check` and the daemons share.
@@ -18,6 +18,7 @@ mod error;
 mod host;
 mod key;
 mod raw;
+pub mod sync;
 mod tipc;
 
 pub use error::{Error, Finding};
@@ -54,6 +55,8 @@ pub struct Settings {
     pub standalone: bool,
     /// Heartbeat paths over UDP; empty where TIPC carries them.
     pub links: Vec<Link>,
+    /// The nodes' addresses on each link, also where TIPC carries the heartbeats: what dre-sync connects over.
+    pub addresses: Vec<Link>,
     /// `transport = "tipc"`.
     pub tipc: Option<Tipc>,
     pub heartbeat: Heartbeat,
@@ -145,6 +148,11 @@ pub fn log_level() -> Priority {
     environment::get("DRE_LOG_LEVEL").as_deref().and_then(Priority::from_word).unwrap_or(Priority::Info)
 }
 
+/// A setting that comes by environment: this process's, else of `/etc/default/dre` or `/etc/sysconfig/dre`.
+pub fn environment(name: &str) -> Option<String> {
+    environment::get(name)
+}
+
 /// This host's name, without a domain.
 pub fn host_name() -> String {
     let full = nix::unistd::gethostname().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -168,15 +176,18 @@ pub fn load_here() -> Result<(Settings, HostFindings), Error> {
 /// The same as [`load`] for a file named by hand.
 pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
     let file = file.map_or_else(|| locate(&group(), environment::get), Path::to_path_buf);
-    let sources = read_sources(&file)?;
+    let sources = read_sources(&file, Error::unreadable)?;
     let mut settings = parse(&sources, &group(), &host_name(), standalone())?;
     settings.warnings.extend(environment::strange(environment::get));
     Ok(settings)
 }
 
-/// The file and its drop-ins in `FILE.d/*.toml`, by name.
-fn read_sources(file: &Path) -> Result<Vec<(PathBuf, String)>, Error> {
-    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| Error::unreadable(path, &error));
+/// The file and its drop-ins in `FILE.d/*.toml`, by name. `unreadable`: what is said of one that is not to be had.
+fn read_sources(
+    file: &Path,
+    unreadable: impl Fn(&Path, &std::io::Error) -> Error,
+) -> Result<Vec<(PathBuf, String)>, Error> {
+    let read = |path: &Path| std::fs::read_to_string(path).map_err(|error| unreadable(path, &error));
     let mut sources = vec![(file.to_path_buf(), read(file)?)];
     let mut dropins = file.as_os_str().to_owned();
     dropins.push(".d");

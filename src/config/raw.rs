@@ -129,22 +129,28 @@ pub struct Vip {
     pub style: Option<At<String>>,
 }
 
-fn at<T>(path: &Path, spanned: Spanned<T>) -> At<T> {
+pub fn at<T>(path: &Path, spanned: Spanned<T>) -> At<T> {
     let span = spanned.span();
     At { value: spanned.into_inner(), place: Place { path: path.to_path_buf(), span } }
 }
 
-/// One source. A text that is no TOML, or has a key that does not exist, is refused with its place.
-pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
-    let file: File = toml::from_str(text).map_err(|error| {
+/// A source as its structs. A text that is no TOML, or has a key that does not exist, is refused with its place.
+/// `example`: the shipped file that shows how.
+pub fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, text: &str, example: &str) -> Result<T, Error> {
+    toml::from_str(text).map_err(|error| {
         let finding = Finding {
             place: Some(Place { path: path.to_path_buf(), span: error.span().unwrap_or(0..0) }),
             what: error.message().to_owned(),
             why: "an unknown or misspelt setting would silently not be what you meant".into(),
-            remedy: "write it as the example in /usr/share/doc/dre/dre.toml does".into(),
+            remedy: format!("write it as the example in /usr/share/doc/dre/{example} does"),
         };
         Error::new(vec![finding], &[(path.to_path_buf(), text.to_owned())])
-    })?;
+    })
+}
+
+/// One source.
+pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
+    let file: File = read_toml(path, text, "dre.toml")?;
     let place = |spanned: Option<Spanned<u64>>| spanned.map(|s| at(path, s));
     let word = |spanned: Option<Spanned<String>>| spanned.map(|s| at(path, s));
     let list =

@@ -42,7 +42,7 @@ pub fn rfc3339(moment: Moment) -> String {
 
 /// Seconds since 1970 as `2026-11-23T14:02:11Z`.
 /// Days to civil date after Howard Hinnant's `civil_from_days` (public domain algorithm).
-fn format_utc(seconds: i64) -> String {
+pub fn format_utc(seconds: i64) -> String {
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     let z = days + 719_468;
     let era = z.div_euclid(146_097);
