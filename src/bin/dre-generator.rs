@@ -1,5 +1,5 @@
-//! dre-generator: at boot and daemon-reload, turns `[services]` into wants and drop-ins, and tells NetworkManager which interfaces
-//! are not its own.
+//! dre-generator: at boot and daemon-reload, turns `[services]` into wants and drop-ins, starts dre-sync where there is a `sync.toml`,
+//! with the addresses and directories that stand in it, and tells NetworkManager which interfaces are not its own.
 //!
 //! systemd.generator(7): arguments are three directories; nothing may hang, nothing of the network is up. What an earlier run made
 //! is gone when this one begins, so a file that does not hold *now* must not take the drop-ins of running services away:
@@ -10,10 +10,12 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Write};
+use std::net::SocketAddr;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use dre::config::sync::Sync;
 use dre::config::{self, HostFacts, Services, Settings};
 
 /// Root's own: what is read from here becomes units.
@@ -26,11 +28,13 @@ fn main() -> ExitCode {
         eprintln!("dre-generator: systemd runs this; see systemd.generator(7)");
         return ExitCode::from(64);
     };
+    let kept = Path::new(KEPT);
+    let before = fs::read_to_string(kept).ok().map(|text| Wanted::from_text(&text));
     let read = config::load().map(|settings| {
         let named = interfaces(&settings, &config::host_facts());
-        Wanted::of(&settings, named.into_iter().filter(|name| !has_profile(Path::new("/"), name)).collect())
+        let unmanaged = named.into_iter().filter(|name| !has_profile(Path::new("/"), name)).collect();
+        Wanted::of(&settings, unmanaged, rules(&settings, before.as_ref()))
     });
-    let kept = Path::new(KEPT);
     let wanted = match read {
         Ok(wanted) => {
             if let Err(error) = keep(kept, &wanted) {
@@ -38,12 +42,12 @@ fn main() -> ExitCode {
             }
             wanted
         }
-        Err(error) => match fs::read_to_string(kept) {
-            Ok(text) => {
+        Err(error) => match before {
+            Some(before) => {
                 complain(&format!("units are made as the last good configuration had it: {}", error.lines()));
-                Wanted::from_text(&text)
+                before
             }
-            Err(_) => {
+            None => {
                 complain(&format!("no units for managed services: {}", error.lines()));
                 return ExitCode::SUCCESS;
             }
@@ -51,6 +55,11 @@ fn main() -> ExitCode {
     };
     if let Err(error) = generate(Path::new(&directory), &wanted.services, wanted.tipc) {
         complain(&format!("cannot write units for managed services: {error}"));
+    }
+    if let Some(rules) = &wanted.rules
+        && let Err(error) = generate_rules(Path::new(&directory), rules)
+    {
+        complain(&format!("cannot write units for the rules files: {error}"));
     }
     if let Err(error) = hands_off(Path::new(NETWORK_MANAGER), &wanted.unmanaged) {
         complain(&format!("cannot write {NETWORK_MANAGER}: {error}"));
@@ -74,14 +83,62 @@ struct Wanted {
     services: Services,
     tipc: bool,
     unmanaged: Vec<String>,
+    rules: Option<Rules>,
+}
+
+/// What dre-sync's units need to know of `sync.toml`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+struct Rules {
+    /// Where rsync listens; nowhere with `encrypt`.
+    listens: Vec<String>,
+    /// What dre-sync may write to.
+    writes: Vec<String>,
+}
+
+impl Rules {
+    fn of(sync: &Sync) -> Self {
+        let listens = if sync.encrypt { vec![] } else { sync.links.iter().map(|link| link.local).collect() };
+        let listens =
+            listens.into_iter().map(|ip| SocketAddr::new(ip, sync.rsync_port).to_string()).collect();
+        // The directory around a root: whoever moves the root away and makes another one there has moved a mount of the root alone
+        // with it. But the machine's own root is not opened for that.
+        let around = |root: &Path| match root.parent() {
+            Some(around) if around.parent().is_some() => around.to_path_buf(),
+            _ => root.to_path_buf(),
+        };
+        // A root that is a link leads elsewhere.
+        let roots =
+            sync.sets.iter().flat_map(|set| [Some(set.root.clone()), fs::canonicalize(&set.root).ok()]);
+        let writes: BTreeSet<PathBuf> = roots.flatten().map(|root| around(&root)).collect();
+        // Names that a line cannot hold are refused with the configuration.
+        Self {
+            listens,
+            writes: writes.into_iter().filter_map(|path| path.into_os_string().into_string().ok()).collect(),
+        }
+    }
+}
+
+/// What of the rules files is to be made. One `sync.toml` that does not hold changes nothing.
+fn rules(settings: &Settings, before: Option<&Wanted>) -> Option<Rules> {
+    let file = config::sync::locate();
+    if !file.exists() {
+        return None;
+    }
+    match config::sync::load_file(&file, settings) {
+        Ok(sync) => Some(Rules::of(&sync)),
+        Err(error) => {
+            complain(&format!("dre-sync is left as it was: {}", error.lines()));
+            before.and_then(|before| before.rules.clone())
+        }
+    }
 }
 
 impl Wanted {
-    fn of(settings: &Settings, unmanaged: Vec<String>) -> Self {
-        Self { services: settings.services.clone(), tipc: settings.tipc.is_some(), unmanaged }
+    fn of(settings: &Settings, unmanaged: Vec<String>, rules: Option<Rules>) -> Self {
+        Self { services: settings.services.clone(), tipc: settings.tipc.is_some(), unmanaged, rules }
     }
 
-    /// A line for each thing; none of the names can hold a blank.
+    /// A line for each thing, its kind and a blank before it.
     fn to_text(&self) -> String {
         let lines = |word: &str, all: &[String]| {
             all.iter().map(|name| format!("{word} {name}\n")).collect::<String>()
@@ -92,6 +149,11 @@ impl Wanted {
         text += &lines("unmanaged", &self.unmanaged);
         if self.tipc {
             text += "tipc yes\n";
+        }
+        if let Some(rules) = &self.rules {
+            text += "rules yes\n";
+            text += &lines("listens", &rules.listens);
+            text += &lines("writes", &rules.writes);
         }
         text
     }
@@ -105,6 +167,9 @@ impl Wanted {
                 "both" => wanted.services.both.push(name.into()),
                 "unmanaged" => wanted.unmanaged.push(name.into()),
                 "tipc" => wanted.tipc = true,
+                "rules" => wanted.rules = Some(Rules::default()),
+                "listens" => wanted.rules.get_or_insert_default().listens.push(name.into()),
+                "writes" => wanted.rules.get_or_insert_default().writes.push(name.into()),
                 _ => {}
             }
         }
@@ -126,21 +191,63 @@ fn keep(path: &Path, wanted: &Wanted) -> io::Result<()> {
     replace(path, &wanted.to_text())
 }
 
-fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
-    let drop_in = |unit: &str, text: &str| -> io::Result<()> {
-        let dir = directory.join(format!("{unit}.d"));
-        fs::create_dir_all(&dir)?;
-        fs::write(dir.join("50-dre.conf"), text)
-    };
-    let wanted_by = |target: &str, unit: &str| -> io::Result<()> {
-        let dir = directory.join(format!("{target}.wants"));
-        fs::create_dir_all(&dir)?;
-        // By name: systemd finds the unit itself, wherever it is.
-        match symlink(format!("/usr/lib/systemd/system/{unit}"), dir.join(unit)) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-            _ => Ok(()),
+fn drop_in(directory: &Path, unit: &str, text: &str) -> io::Result<()> {
+    let dir = directory.join(format!("{unit}.d"));
+    fs::create_dir_all(&dir)?;
+    fs::write(dir.join("50-dre.conf"), text)
+}
+
+fn wanted_by(directory: &Path, target: &str, unit: &str) -> io::Result<()> {
+    let dir = directory.join(format!("{target}.wants"));
+    fs::create_dir_all(&dir)?;
+    // By name: systemd finds the unit itself, wherever it is.
+    match symlink(format!("/usr/lib/systemd/system/{unit}"), dir.join(unit)) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// dre-sync, where it listens and what it writes to.
+fn generate_rules(directory: &Path, rules: &Rules) -> io::Result<()> {
+    for (target, unit) in [
+        ("multi-user.target", "dre-sync.service"),
+        ("sockets.target", "dre-sync.socket"),
+        ("sockets.target", "dre-sync-rsync.socket"),
+    ] {
+        wanted_by(directory, target, unit)?;
+    }
+    if !rules.listens.is_empty() {
+        let mut text = String::from(
+            "# made by dre-generator from sync.toml; do not edit\n[Socket]\n\
+             # Instead of the local one, and nowhere but on the links.\nListenStream=\n",
+        );
+        for address in &rules.listens {
+            text += &format!("ListenStream={address}\n");
         }
-    };
+        // A link may come later than the socket, and a peer that was switched off must not keep a connection for hours.
+        text += "FreeBind=yes\nNoDelay=yes\nKeepAlive=yes\nKeepAliveTimeSec=10s\nKeepAliveIntervalSec=5s\nKeepAliveProbes=3\n";
+        drop_in(directory, "dre-sync-rsync.socket", &text)?;
+    }
+    let home = |path: &String| ["/home/", "/root/"].iter().any(|home| format!("{path}/").starts_with(home));
+    let mut text = String::from("# made by dre-generator from sync.toml; do not edit\n[Service]\n");
+    if rules.writes.iter().any(home) {
+        text += "ProtectHome=read-only\n";
+        drop_in(directory, "dre-sync-rsync@.service", &text)?;
+    }
+    for path in &rules.writes {
+        text += &format!("ReadWritePaths={}\n", quoted(path));
+    }
+    drop_in(directory, "dre-sync.service", &text)
+}
+
+/// A path as a unit's value; one that is not there yet is no error.
+fn quoted(path: &str) -> String {
+    format!("\"-{}\"", path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
+}
+
+fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
+    let drop_in = |unit: &str, text: &str| drop_in(directory, unit, text);
+    let wanted_by = |target: &str, unit: &str| wanted_by(directory, target, unit);
     if tipc {
         wanted_by("dre.service", "dre-tipc.service")?;
     }
@@ -284,10 +391,51 @@ mod tests {
     }
 
     #[test]
+    fn rules_files_become_wants_addresses_and_paths() {
+        let dir = directory("rules");
+        let rules = Rules {
+            listens: vec!["172.16.11.54:8730".into(), "[fd00::1]:8730".into()],
+            writes: vec!["/home/engine".into(), "/opt/50 % \"off\"".into()],
+        };
+        generate_rules(&dir, &rules).expect("generated");
+        for link in ["multi-user.target.wants/dre-sync.service", "sockets.target.wants/dre-sync.socket"] {
+            assert!(dir.join(link).is_symlink(), "{link}");
+        }
+        let read = |unit: &str| fs::read_to_string(dir.join(format!("{unit}.d/50-dre.conf"))).expect(unit);
+        let socket = read("dre-sync-rsync.socket");
+        assert!(
+            socket.contains("ListenStream=\nListenStream=172.16.11.54:8730\nListenStream=[fd00::1]:8730\n"),
+            "{socket}"
+        );
+        let service = read("dre-sync.service");
+        for line in [
+            "ProtectHome=read-only",
+            "ReadWritePaths=\"-/home/engine\"",
+            "ReadWritePaths=\"-/opt/50 %% \\\"off\\\"\"",
+        ] {
+            assert!(service.lines().any(|l| l == line), "{line} in {service}");
+        }
+        assert!(!read("dre-sync-rsync@.service").contains("ReadWritePaths"));
+        fs::remove_dir_all(&dir).expect("removed");
+
+        // Encrypted, rsync listens on the local socket of the unit alone.
+        generate_rules(&dir, &Rules { writes: vec!["/opt".into()], ..Rules::default() }).expect("generated");
+        assert!(
+            !dir.join("dre-sync-rsync.socket.d").exists() && !dir.join("dre-sync-rsync@.service.d").exists()
+        );
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
     fn what_was_good_is_kept_and_read_again() {
         let path = directory("kept").join("kept");
-        let wanted =
-            Wanted { services: services(), tipc: true, unmanaged: vec!["eth1".into(), "eth3".into()] };
+        let rules = Rules { listens: vec!["[fd00::1]:8730".into()], writes: vec!["/opt/two words".into()] };
+        let wanted = Wanted {
+            services: services(),
+            tipc: true,
+            unmanaged: vec!["eth1".into(), "eth3".into()],
+            rules: Some(rules),
+        };
         keep(&path, &wanted).expect("kept");
         assert_eq!(Wanted::from_text(&fs::read_to_string(&path).expect("read")), wanted);
         let nothing = Wanted::default();
