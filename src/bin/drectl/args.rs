@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
 
+use crate::rules::setup::Wanted;
+
 /// See and steer this pair of servers.
 ///
 /// Without a command it shows the status.
@@ -14,6 +16,10 @@ pub struct Cli {
     #[arg(long, global = true, env = "DRE_CONTROL", value_name = "PATH", value_hint = ValueHint::FilePath)]
     #[arg(default_value = "/run/dre/control", hide_env_values = true)]
     pub socket: PathBuf,
+    /// The control socket of dre-sync.service
+    #[arg(long, global = true, env = "DRE_SYNC_CONTROL", value_name = "PATH", value_hint = ValueHint::FilePath)]
+    #[arg(default_value = "/run/dre-sync/control", hide_env_values = true)]
+    pub sync_socket: PathBuf,
     #[command(subcommand)]
     pub command: Option<Command>,
 }
@@ -24,7 +30,8 @@ Examples:
   drectl status --watch         the same, live
   drectl switchover             hand the role to the other node, print the gap
   drectl check                  is this node ready for its part?
-  drectl config check           would the daemon accept /etc/dre/dre.toml?";
+  drectl config check           would the daemons accept /etc/dre/dre.toml and sync.toml?
+  drectl rules                  are the rules files the same on both nodes?";
 
 const LONG: &str = "\
 Examples:
@@ -32,12 +39,13 @@ Examples:
   drectl status --watch         the same, live
   drectl switchover             hand the role to the other node, print the gap
   drectl check                  is this node ready for its part?
-  drectl config check           would the daemon accept /etc/dre/dre.toml?
+  drectl config check           would the daemons accept /etc/dre/dre.toml and sync.toml?
+  drectl rules                  are the rules files the same on both nodes?
 
 Exit status:
   0   done
   64  usage
-  69  dre.service is not running or does not answer
+  69  dre.service (for drectl rules: dre-sync.service) is not running or does not answer
   75  refused for now; the message says why and what to do
   78  the configuration does not hold";
 
@@ -64,6 +72,14 @@ pub enum Command {
     /// The key that authenticates heartbeats
     #[command(subcommand)]
     Key(Key),
+    /// The rules files that are the same on both nodes
+    ///
+    /// Without a command it shows how they stand.
+    #[command(after_help = RULES_EXAMPLES)]
+    Rules {
+        #[command(subcommand)]
+        command: Option<Rules>,
+    },
     /// Is this node ready for its part? Findings, each with its remedy
     #[command(
         after_help = "Run it as root: the key, the firewall and BPF cannot be looked at otherwise.\n\n\
@@ -152,8 +168,11 @@ pub enum Lease {
 
 #[derive(Debug, Subcommand)]
 pub enum Config {
-    /// Exactly the daemon's own validation, and what this host says to it
-    #[command(after_help = "Examples:\n  drectl config check\n  drectl config check ./dre.toml.new")]
+    /// Exactly the daemons' own validation, and what this host says to it
+    ///
+    /// Of dre.toml and, where there is one beside it, of sync.toml.
+    #[command(after_help = "Examples:\n  drectl config check\n  drectl config check ./dre.toml.new\n  \
+                      drectl config check ./sync.toml.new")]
     Check(FileArgs),
     /// The effective settings, with what is derived from them
     #[command(after_help = "Examples:\n  drectl config show\n  drectl config show --json | jq .derived")]
@@ -184,6 +203,159 @@ pub enum Key {
     },
 }
 
+const RULES_EXAMPLES: &str = "\
+Examples:
+  drectl rules                          how the sets of files stand, what is wrong, what to do
+  drectl rules status --watch           the same, live
+  drectl rules setup                    name the directories, once
+  drectl rules conflicts                what was edited on both nodes at once
+  drectl rules trash restore re ID      a deleted file back
+  drectl rules check re                 would the set's validate accept what is there?";
+
+#[derive(Debug, Subcommand)]
+pub enum Rules {
+    /// How the sets of files stand, what is wrong, what to do
+    #[command(after_help = "Examples:\n  drectl rules status\n  drectl rules status --watch\n  \
+                      drectl rules status --json | jq '.sets[] | select(.state != \"IN_SYNC\")'")]
+    Status(StatusArgs),
+    /// Name the directories whose files shall be the same on both nodes; writes sync.toml
+    ///
+    /// On a terminal it asks, and proposes RE_CONFDIR and ERLBF_RE_CONFDIR from the environment or from
+    /// /etc/default/dre. Sets are added to an existing file, and nothing in it is changed.
+    #[command(after_help = "Examples:\n  drectl rules setup\n  \
+                      drectl rules setup --set re=/opt/dre/rules --apply 'systemctl reload diameter.service' --yes\n  \
+                      RE_CONFDIR=/opt/dre/rules drectl rules setup --yes --out ./sync.toml")]
+    Setup(SetupArgs),
+    /// Look at everything again and compare; waits until it is done
+    #[command(after_help = "Every ten minutes dre-sync does it by itself, and once a day deeply.\n\n\
+                            Examples:\n  drectl rules verify\n  drectl rules verify re --deep")]
+    Verify {
+        /// The set; default: all
+        set: Option<String>,
+        /// Read every byte, not only sizes and times
+        #[arg(long)]
+        deep: bool,
+    },
+    /// What lost when both nodes edited a file at once; none of it is lost
+    #[command(
+        args_conflicts_with_subcommands = true,
+        disable_help_subcommand = true,
+        after_help = "Examples:\n  drectl rules conflicts\n  drectl rules conflicts re --json\n  \
+                      drectl rules conflicts restore re 20261125T140211Z-000017"
+    )]
+    Conflicts(KeptArgs),
+    /// What was deleted or replaced from the other node, while it is still kept
+    #[command(
+        args_conflicts_with_subcommands = true,
+        disable_help_subcommand = true,
+        after_help = "Examples:\n  drectl rules trash\n  drectl rules trash re --json\n  \
+                      drectl rules trash restore re 20261125T140211Z-000017"
+    )]
+    Trash(KeptArgs),
+    /// A mass deletion that is held was meant: delete on the other node too
+    #[command(
+        after_help = "What is deleted there goes to its trash.\n\nExamples:\n  drectl rules accept-deletes re"
+    )]
+    AcceptDeletes {
+        /// The set
+        set: String,
+    },
+    /// Publish here what the set's validate refused
+    #[command(after_help = "Examples:\n  drectl rules force re")]
+    Force {
+        /// The set
+        set: String,
+    },
+    /// Would the set's validate accept it? Runs it on what is live, or on files before they are saved
+    ///
+    /// Exit status 0: accepted, 75: refused. It runs as you, outside of dre-sync's sandbox.
+    #[command(after_help = "Examples:\n  drectl rules check re\n  drectl rules check re ./a.xml\n  \
+                      drectl rules check re de/a.xml=/tmp/draft.xml --json")]
+    Check(CheckArgs),
+    /// What happened, from the journal
+    #[command(after_help = "Examples:\n  drectl rules log\n  drectl rules log re --since -1h --explain\n  \
+                      drectl rules log --since today --follow")]
+    Log(LogArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct SetupArgs {
+    /// A directory and the name of its set; may be given more than once
+    #[arg(long = "set", value_name = "NAME=DIR", value_parser = crate::rules::setup::wanted)]
+    pub sets: Vec<Wanted>,
+    /// A command that may refuse changes before they go live; {staging} and {list} are replaced
+    #[arg(long, value_name = "COMMAND")]
+    pub validate: Option<String>,
+    /// A command to run after changes went live
+    #[arg(long, value_name = "COMMAND")]
+    pub apply: Option<String>,
+    /// Ask nothing; without --set: what RE_CONFDIR and ERLBF_RE_CONFDIR name
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Make a directory that is not there
+    #[arg(long)]
+    pub mkdir: bool,
+    /// Copy the file to the other node by scp
+    #[arg(long)]
+    pub copy: bool,
+    /// Where to write it; default: sync.toml beside dre.toml
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct KeptArgs {
+    #[command(subcommand)]
+    pub command: Option<Kept>,
+    /// The set; default: all
+    pub set: Option<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Kept {
+    /// Put one back into the live tree, as an edit of now; what is there goes to the trash
+    Restore {
+        /// The set
+        set: String,
+        /// What names it in the list
+        id: String,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The set
+    pub set: String,
+    /// Files as they would be saved: a file below the set's root, or PATH=FILE, PATH being where it would be in the set.
+    /// Default: everything that is live
+    #[arg(value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub files: Vec<String>,
+    /// As JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct LogArgs {
+    /// Only of this set
+    pub set: Option<String>,
+    /// From when, as journalctl takes it: today, -1h, "2026-11-25 14:00"
+    #[arg(long, value_name = "WHEN", allow_hyphen_values = true)]
+    pub since: Option<String>,
+    /// Go on with what comes
+    #[arg(long, short)]
+    pub follow: bool,
+    /// With what each entry means and what to do
+    #[arg(long, short = 'x')]
+    pub explain: bool,
+    /// As JSON, an entry a line
+    #[arg(long)]
+    pub json: bool,
+}
+
 #[derive(Debug, Args)]
 pub struct Json {
     /// As JSON
@@ -208,6 +380,37 @@ mod tests {
             let cli = Cli::try_parse_from(line).expect("parses");
             assert_eq!(cli.socket, PathBuf::from("/x"));
         }
+    }
+
+    #[test]
+    fn a_list_and_its_restore_are_told_apart() {
+        let parse = |line: &[&str]| {
+            let line = ["drectl", "--sync-socket", "/y", "rules", "conflicts"].iter().chain(line);
+            let cli = Cli::try_parse_from(line).expect("parses");
+            assert_eq!(cli.sync_socket, PathBuf::from("/y"));
+            let Some(Command::Rules { command: Some(Rules::Conflicts(args)) }) = cli.command else {
+                panic!("something else")
+            };
+            args
+        };
+        assert!(parse(&[]).set.is_none());
+        let listed = parse(&["re", "--json"]);
+        assert!(listed.command.is_none() && listed.json);
+        assert_eq!(listed.set.as_deref(), Some("re"));
+        let Some(Kept::Restore { set, id }) = parse(&["restore", "re", "1-2"]).command else {
+            panic!("a list")
+        };
+        assert_eq!((set.as_str(), id.as_str()), ("re", "1-2"));
+        for bad in [["conflicts", "re", "erlbf"], ["conflicts", "restore", "re"], ["verify", "re", "erlbf"]] {
+            assert!(Cli::try_parse_from(["drectl", "rules"].iter().chain(&bad)).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn a_moment_may_begin_with_a_minus() {
+        let cli = Cli::try_parse_from(["drectl", "rules", "log", "--since", "-1h", "re"]).expect("parses");
+        let Some(Command::Rules { command: Some(Rules::Log(args)) }) = cli.command else { panic!("not log") };
+        assert_eq!((args.since.as_deref(), args.set.as_deref()), (Some("-1h"), Some("re")));
     }
 
     #[test]

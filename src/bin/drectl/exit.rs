@@ -2,7 +2,7 @@
 
 /// EX_USAGE of sysexits.h.
 pub const USAGE: u8 = 64;
-/// EX_UNAVAILABLE: dre.service is not running or does not answer.
+/// EX_UNAVAILABLE: the daemon is not running or does not answer.
 pub const NOT_RUNNING: u8 = 69;
 /// EX_TEMPFAIL: refused for now, the reason says why.
 pub const REFUSED: u8 = 75;
@@ -15,11 +15,10 @@ pub struct Fail {
 }
 
 impl Fail {
-    pub fn not_running() -> Self {
-        Self {
-            code: NOT_RUNNING,
-            text: "dre.service is not running; start it with: systemctl start dre".into(),
-        }
+    /// `unit` without its `.service`.
+    pub fn not_running(unit: &str) -> Self {
+        let text = format!("{unit}.service is not running; start it with: systemctl start {unit}");
+        Self { code: NOT_RUNNING, text }
     }
 
     pub fn silent(text: impl Into<String>) -> Self {

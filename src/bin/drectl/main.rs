@@ -1,7 +1,7 @@
 //! drectl: see and steer this pair of servers.
 //!
-//! It speaks Varlink with dre-elect (`client`), and reads file and machine itself where the daemon may not run
-//! (`settings`, `facts`). What is printed is made by pure functions (`page`, `preflight`).
+//! It speaks Varlink with dre-elect and dre-sync (`client`), and reads file and machine itself where the daemon may not
+//! run (`settings`, `facts`). What is printed is made by pure functions (`page`, `preflight`).
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -11,11 +11,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use clap::{CommandFactory, Parser};
 use serde_json::json;
 
+use serde::Serialize;
+
 use crate::args::{Cli, Command, Config, Key, Lease, StatusArgs};
+use crate::beside::Beside;
 use crate::client::Client;
 use crate::exit::{Done, Fail};
 
 mod args;
+mod beside;
 mod client;
 mod clock;
 mod exit;
@@ -24,6 +28,7 @@ mod key;
 mod page;
 mod preflight;
 mod role;
+mod rules;
 mod settings;
 mod when;
 
@@ -50,11 +55,15 @@ fn main() -> ExitCode {
 fn run(cli: &Cli) -> Done {
     let socket = cli.socket.as_path();
     match cli.command.as_ref().unwrap_or(&Command::Status(StatusArgs { json: false, watch: false })) {
-        Command::Status(args) if args.watch => watch(socket, args.json),
+        Command::Status(args) if args.watch => {
+            keep_watching(args.json, |drawn| follow(socket, &cli.sync_socket, args.json, drawn))
+        }
         Command::Status(args) => {
             let status = Client::connect(socket)?.status()?;
-            print(&if args.json { json_line(&status) } else { page::page(&status, now()) })
+            let whole = Beside::new(&cli.sync_socket).with(status);
+            print(&if args.json { json_line(&whole) } else { page::page(&whole.status, whole.sets(), now()) })
         }
+        Command::Rules { command } => rules::run(&cli.sync_socket, command.as_ref()),
         Command::Switchover(args) => role::switchover(socket, args),
         Command::Lease(Lease::Take(lease)) => role::take(socket, lease),
         Command::Lease(Lease::Release(lease)) => role::release(socket, lease),
@@ -94,17 +103,17 @@ fn written(mut out: impl Write, text: &str) -> Done {
     }
 }
 
-fn json_line(status: &dre::snapshot::Status) -> String {
+fn json_line(status: &impl Serialize) -> String {
     // Plain strings and numbers: it always serialises.
     serde_json::to_string(status).unwrap_or_default() + "\n"
 }
 
 /// Until interrupted. On a terminal the page is drawn over itself and survives restarts of the daemon; elsewhere
-/// each status is printed after the other, and the daemon's end is the end.
-fn watch(socket: &Path, json: bool) -> Done {
+/// each status is printed after the other, and the daemon's end is the end. `follow` is told which.
+fn keep_watching(json: bool, follow: impl Fn(bool) -> Done) -> Done {
     let drawn = !json && std::io::stdout().is_terminal();
     loop {
-        let fail = match follow(socket, json, drawn) {
+        let fail = match follow(drawn) {
             Ok(()) => return Ok(()),
             // The reader of our output has gone.
             Err(fail) if fail.code == 0 => return Ok(()),
@@ -118,17 +127,20 @@ fn watch(socket: &Path, json: bool) -> Done {
     }
 }
 
-fn follow(socket: &Path, json: bool, drawn: bool) -> Done {
+fn follow(socket: &Path, sync_socket: &Path, json: bool, drawn: bool) -> Done {
     let mut client = Client::connect(socket)?;
     client.watch()?;
+    let mut beside = Beside::new(sync_socket);
     loop {
         let Some(status) = client.next(Instant::now() + Duration::from_secs(3600))? else { continue };
+        let whole = beside.with(status);
+        let page = || page::page(&whole.status, whole.sets(), now());
         if json {
-            print(&json_line(&status))?;
+            print(&json_line(&whole))?;
         } else if drawn {
-            draw(&page::page(&status, now()))?;
+            draw(&page())?;
         } else {
-            print(&format!("{}\n", page::page(&status, now())))?;
+            print(&format!("{}\n", page()))?;
         }
     }
 }

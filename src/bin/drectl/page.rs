@@ -6,14 +6,15 @@
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
+use dre::rules::SetStatus;
 use dre::snapshot::{Alarm, Link, Service, Status};
 
-use crate::when;
+use crate::{rules, when};
 
-const GOOD: Style = AnsiColor::Green.on_default().bold();
-const CARE: Style = AnsiColor::Yellow.on_default().bold();
-const BAD: Style = AnsiColor::Red.on_default().bold();
-const FAINT: Style = Style::new().dimmed();
+pub const GOOD: Style = AnsiColor::Green.on_default().bold();
+pub const CARE: Style = AnsiColor::Yellow.on_default().bold();
+pub const BAD: Style = AnsiColor::Red.on_default().bold();
+pub const FAINT: Style = Style::new().dimmed();
 
 pub fn paint(style: Style, text: &str) -> String {
     format!("{style}{text}{style:#}")
@@ -30,15 +31,15 @@ pub fn paint_level(level: crate::preflight::Level) -> String {
     }
 }
 
-/// The whole page. `now` is the wall clock, seconds since 1970.
-pub fn page(s: &Status, now: i64) -> String {
+/// The whole page. `sets`: dre-sync's, where there is one; `now` is the wall clock, seconds since 1970.
+pub fn page(s: &Status, sets: &[SetStatus], now: i64) -> String {
     let mut out = String::new();
     // Writing to a String cannot fail.
-    let _ = write(&mut out, s, now);
+    let _ = write(&mut out, s, sets, now);
     out
 }
 
-fn write(out: &mut String, s: &Status, now: i64) -> std::fmt::Result {
+fn write(out: &mut String, s: &Status, sets: &[SetStatus], now: i64) -> std::fmt::Result {
     let role = s.role.to_uppercase();
     let style = match s.role.as_str() {
         "active" => GOOD,
@@ -62,10 +63,13 @@ fn write(out: &mut String, s: &Status, now: i64) -> std::fmt::Result {
         write_alarm(out, alarm, now)?;
     }
     writeln!(out)?;
-    for (name, text) in evidence(s, now) {
+    for (name, text) in evidence(s, now).into_iter().chain(unsettled(sets)) {
         writeln!(out, "{} {text}", paint(FAINT, &format!("{name:<12}")))?;
     }
-    let hints = hints(s);
+    let mut hints = hints(s);
+    if sets.iter().any(|set| set.state != "IN_SYNC") {
+        hints.push(("rules files", "drectl rules".into()));
+    }
     if !hints.is_empty() {
         writeln!(out)?;
     }
@@ -75,14 +79,28 @@ fn write(out: &mut String, s: &Status, now: i64) -> std::fmt::Result {
     Ok(())
 }
 
-fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
+/// The sets of rules files that are not the same on both nodes, a row each.
+fn unsettled(sets: &[SetStatus]) -> Vec<(&'static str, String)> {
+    let open = sets.iter().filter(|set| set.state != "IN_SYNC").enumerate();
+    open.map(|(index, set)| {
+        let state = paint(rules::page::style(&set.state), &rules::page::plain(&set.state));
+        let why = if set.reason.is_empty() { String::new() } else { format!(": {}", set.reason) };
+        let text = format!("{} {state}{}", rules::page::plain(&set.name), rules::page::plain(&why));
+        (if index == 0 { "rules" } else { "" }, text)
+    })
+    .collect()
+}
+
+pub fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
     writeln!(out)?;
-    writeln!(out, "{} {}", paint(BAD, &format!("ALARM {}", alarm.name)), since(&alarm.since, now))?;
-    // The daemon's sentences end with what to do; here that comes first.
-    let (what, remedy) = match (remedy(&alarm.name), alarm.text.rsplit_once("; ")) {
-        (Some(remedy), _) => (alarm.text.as_str(), remedy),
+    let since = if alarm.since.is_empty() { String::new() } else { format!(" {}", since(&alarm.since, now)) };
+    writeln!(out, "{}{since}", paint(BAD, &format!("ALARM {}", alarm.name)))?;
+    let text = rules::page::plain(&alarm.text);
+    // The daemons' sentences end with what to do; here that comes first.
+    let (what, remedy) = match (remedy(&alarm.name), text.rsplit_once("; ")) {
+        (Some(remedy), _) => (text.as_str(), remedy),
         (None, Some((what, remedy))) => (what, remedy),
-        (None, None) => (alarm.text.as_str(), "drectl check; journalctl -u dre -u dre-vip -e"),
+        (None, None) => (text.as_str(), "drectl check; journalctl -u dre -u dre-vip -e"),
     };
     writeln!(out, "  do:  {remedy}")?;
     writeln!(out, "  why: {what}")
@@ -96,6 +114,8 @@ fn weight(alarm: &str) -> u8 {
         "Unfit" | "TipcSetup" | "TipcStrange" | "LinkClosed" | "LinkCrossed" | "TipcMiscabled"
         | "InterfaceMissing" | "ServiceUnbound" | "ServiceDown" => 2,
         "PeerLost" | "PeerGone" | "PeerOneWay" | "PeerStrange" => 3,
+        // dre-sync's: the VIPs do not depend on them.
+        "SyncSilent" => 7,
         "Standalone" => 9,
         _ => 5,
     }

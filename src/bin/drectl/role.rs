@@ -81,7 +81,7 @@ pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
         // Done with the answer: the role is let go in that very turn, or this is the unit of an earlier term and
         // releases nothing. Without one dre-elect is dead: systemd listens in its place, and starts it again when this unit has
         // stopped, not before.
-        return client.call_within("LeaseRelease", parameters, RELEASED_WITHIN).map(drop);
+        return client.call_for("LeaseRelease", parameters, RELEASED_WITHIN).map(drop);
     }
     client.call("LeaseRelease", parameters)?;
     let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;

@@ -1,33 +1,65 @@
-//! `drectl config check` and `config show`: the daemon's own reading of the file.
+//! `drectl config check` and `config show`: the daemons' own reading of the files.
 
 use std::fmt::Write;
+use std::path::Path;
 use std::time::Duration;
 
-use dre::config::{self, EXIT_CONFIG, Settings};
+use dre::config::sync::{self, Sync};
+use dre::config::{self, EXIT_CONFIG, Error, Settings};
 use serde_json::{Value, json};
 
 use crate::args::FileArgs;
 use crate::exit::{Done, Fail};
 
-/// Errors go out with colour; the stream strips it where it is not a terminal. `here`: it must hold on this host as it is
-/// now, with its interfaces and addresses.
-fn load(args: &FileArgs, here: bool) -> Result<(Settings, Vec<String>), Fail> {
-    let loaded = config::load_file(args.file.as_deref()).and_then(|settings| {
-        let found = settings.check_host(&config::host_facts());
-        if here { found.present() } else { found.lasting() }?;
-        let all = settings.warnings.iter().cloned().chain(found.warnings).collect();
-        Ok((settings, all))
-    });
-    loaded.map_err(|error| {
-        if args.json {
-            anstream::println!("{}", json!({ "ok": false, "errors": error.json(), "warnings": [] }));
-        }
-        Fail { code: EXIT_CONFIG, text: error.render(true).trim_end().to_owned() }
-    })
+/// Errors go out with colour; the stream strips it where it is not a terminal.
+fn failed(args: &FileArgs, error: &Error) -> Fail {
+    if args.json {
+        anstream::println!("{}", json!({ "ok": false, "errors": error.json(), "warnings": [] }));
+    }
+    Fail { code: EXIT_CONFIG, text: error.render(true).trim_end().to_owned() }
+}
+
+/// `here`: it must hold on this host as it is now, with its interfaces and addresses.
+fn load(file: Option<&Path>, here: bool) -> Result<(Settings, Vec<String>), Error> {
+    let settings = config::load_file(file)?;
+    let found = settings.check_host(&config::host_facts());
+    if here { found.present() } else { found.lasting() }?;
+    let all = settings.warnings.iter().cloned().chain(found.warnings).collect();
+    Ok((settings, all))
+}
+
+/// The same of `sync.toml`, for this pair.
+fn load_sync(file: &Path, pair: &Settings) -> Result<(Sync, Vec<String>), Error> {
+    let sync = sync::load_file(file, pair)?;
+    let (warnings, verdict) = sync.check_host();
+    verdict?;
+    let all = sync.warnings.iter().cloned().chain(warnings).collect();
+    Ok((sync, all))
+}
+
+/// Which dre.toml and which sync.toml are meant: a file called `sync.toml…` is one, whatever else it is not.
+fn meant(file: Option<&Path>) -> (Option<&Path>, std::path::PathBuf) {
+    let is_sync =
+        |file: &&Path| file.file_name().is_some_and(|name| name.to_string_lossy().starts_with("sync.toml"));
+    match file {
+        Some(file) if is_sync(&file) => (None, file.to_owned()),
+        Some(file) => (Some(file), sync::beside(file)),
+        None => (None, sync::locate()),
+    }
 }
 
 pub fn check(args: &FileArgs) -> Done {
-    let (settings, warnings) = load(args, true)?;
+    let (file, sync_file) = meant(args.file.as_deref());
+    // Asked about a sync.toml, whether this host has the heartbeats' addresses now is another question.
+    let only_sync = args.file.as_deref() == Some(sync_file.as_path());
+    let (settings, mut warnings) = load(file, !only_sync).map_err(|error| failed(args, &error))?;
+    // No sync.toml is a pair without rules files; one that was named must be there.
+    let wanted = only_sync || sync_file.exists();
+    let sync = if wanted { Some(load_sync(&sync_file, &settings)) } else { None };
+    let sync = sync.transpose().map_err(|error| failed(args, &error))?.map(|(sync, more)| {
+        warnings.extend(more);
+        sync
+    });
     if args.json {
         anstream::println!("{}", json!({ "ok": true, "errors": [], "warnings": warnings }));
         return Ok(());
@@ -43,11 +75,19 @@ pub fn check(args: &FileArgs) -> Done {
         settings.vips.len(),
         ms(settings.heartbeat.dead_after())
     );
+    if let Some(sync) = sync {
+        let names: Vec<&str> = sync.sets.iter().map(|set| set.name.as_str()).collect();
+        anstream::println!(
+            "the rules files' configuration holds: {}; {}",
+            names.join(", "),
+            if sync.encrypt { "content encrypted" } else { "content in the clear" }
+        );
+    }
     Ok(())
 }
 
 pub fn show(args: &FileArgs) -> Done {
-    let (settings, _) = load(args, false)?;
+    let (settings, _) = load(args.file.as_deref(), false).map_err(|error| failed(args, &error))?;
     if args.json {
         anstream::println!("{}", as_json(&settings));
     } else {
@@ -209,6 +249,17 @@ preferred = "hadev1"
             "# when both nodes are free, the role goes to the peer",
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_file_is_taken_for_what_it_is_called() {
+        for (file, dre, sync) in [
+            ("/x/dre.toml.new", Some("/x/dre.toml.new"), "/x/sync.toml"),
+            ("/x/sync.toml.new", None, "/x/sync.toml.new"),
+            ("avamgr.cfg", Some("avamgr.cfg"), "sync.toml"),
+        ] {
+            assert_eq!(meant(Some(Path::new(file))), (dre.map(Path::new), PathBuf::from(sync)), "{file}");
         }
     }
 

@@ -85,7 +85,7 @@ fn alarm(name: &str, text: &str) -> Alarm {
 }
 
 fn plain(s: &Status) -> String {
-    anstream::adapter::strip_str(&page(s, NOW)).to_string()
+    anstream::adapter::strip_str(&page(s, &[], NOW)).to_string()
 }
 
 #[track_caller]
@@ -324,8 +324,34 @@ fn an_alarm_is_red() {
     let mut s = standby();
     s.alarms = vec![alarm("X", "y; z")];
     assert!(
-        page(&s, NOW).contains("\u{1b}[31mALARM X") || page(&s, NOW).contains("\u{1b}[1m\u{1b}[31mALARM X")
+        page(&s, &[], NOW).contains("\u{1b}[31mALARM X")
+            || page(&s, &[], NOW).contains("\u{1b}[1m\u{1b}[31mALARM X")
     );
+}
+
+#[test]
+fn rules_files_that_are_not_in_sync_have_a_row() {
+    let set = |name: &str, state: &str, reason: &str| SetStatus {
+        name: name.into(),
+        state: state.into(),
+        reason: reason.into(),
+        ..SetStatus::default()
+    };
+    let sets = [
+        set("re", "HELD", "9000 of 10000 files are gone at once"),
+        set("x", "IN_SYNC", ""),
+        set("erlbf", "SYNCING", ""),
+    ];
+    let text = anstream::adapter::strip_str(&page(&Status::default(), &sets, NOW)).to_string();
+    assert!(
+        text.contains(
+            "rules        re HELD: 9000 of 10000 files are gone at once\n             erlbf SYNCING\n"
+        ),
+        "{text}"
+    );
+    assert!(text.ends_with("rules files: drectl rules\n"), "{text}");
+    let quiet = page(&Status::default(), &sets[1..2], NOW);
+    assert!(!quiet.contains("rules"), "{quiet}");
 }
 
 /// Over TIPC the kernel says of a link whether it is up; round trip and loss are those of the heartbeats.

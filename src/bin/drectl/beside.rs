@@ -1,0 +1,118 @@
+//! What dre-sync says, beside dre-elect's status: never slow, and never a failure of `drectl status`.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use dre::rules::SetStatus;
+use dre::snapshot::{Alarm, Status};
+use serde::Serialize;
+
+use crate::client::{Client, SYNC};
+use crate::exit::Fail;
+
+/// dre-sync answers in a millisecond; nobody waits longer for what stands beside.
+const ANSWER_WITHIN: Duration = Duration::from_millis(300);
+
+/// One that did not answer is left alone for this long, so that a live page stays live.
+const LEFT_ALONE: Duration = Duration::from_secs(5);
+
+/// The status with the rules files in it: `drectl status --json`.
+#[derive(Debug, Serialize)]
+pub struct Whole {
+    #[serde(flatten)]
+    pub status: Status,
+    /// Absent where no dre-sync is set up.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rules: Option<Vec<SetStatus>>,
+}
+
+impl Whole {
+    pub fn sets(&self) -> &[SetStatus] {
+        self.rules.as_deref().unwrap_or_default()
+    }
+}
+
+/// dre-sync, looked at again and again.
+pub struct Beside<'a> {
+    socket: &'a Path,
+    left_alone: Option<(Instant, String)>,
+}
+
+impl<'a> Beside<'a> {
+    pub fn new(socket: &'a Path) -> Self {
+        Self { socket, left_alone: None }
+    }
+
+    /// `status` with dre-sync's sets and alarms; as it is where there is no dre-sync.
+    pub fn with(&mut self, mut status: Status) -> Whole {
+        if !self.socket.exists() {
+            return Whole { status, rules: None };
+        }
+        if let Some((_, text)) = self.left_alone.as_ref().filter(|(until, _)| Instant::now() < *until) {
+            status.alarms.push(silent(text));
+            return Whole { status, rules: Some(vec![]) };
+        }
+        let asked = Client::to(SYNC, self.socket, ANSWER_WITHIN).and_then(|mut client| client.rules());
+        match asked {
+            Ok(rules) => {
+                self.left_alone = None;
+                status.alarms.extend(rules.alarms);
+                Whole { status, rules: Some(rules.sets) }
+            }
+            Err(Fail { text, .. }) => {
+                status.alarms.push(silent(&text));
+                self.left_alone = Some((Instant::now() + LEFT_ALONE, text));
+                Whole { status, rules: Some(vec![]) }
+            }
+        }
+    }
+}
+
+/// There is a socket and nobody who answers: changes of the rules files wait.
+fn silent(text: &str) -> Alarm {
+    let text = format!("the rules files of this node are not replicated now: {text}");
+    Alarm { name: "SyncSilent".into(), subject: String::new(), text, since: String::new() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixListener;
+
+    use super::*;
+
+    #[test]
+    fn a_dre_sync_that_hangs_is_an_alarm_and_costs_no_time() {
+        let dir = std::env::temp_dir().join(format!("drectl-beside-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        std::fs::create_dir_all(&dir).expect("a directory");
+        let path = dir.join("control");
+        let mut none = Beside::new(&path);
+        let status = || Status { node: "hadev1".into(), ..Status::default() };
+        let whole = none.with(status());
+        assert!(whole.rules.is_none() && whole.status.alarms.is_empty());
+        let json = serde_json::to_string(&whole).expect("JSON");
+        assert!(json.starts_with("{\"group\":") && !json.contains("rules"), "{json}");
+
+        // It listens and never answers.
+        let listener = UnixListener::bind(&path).expect("a socket");
+        let mut hanging = Beside::new(&path);
+        let begun = Instant::now();
+        for _ in 0..100 {
+            let whole = hanging.with(status());
+            assert_eq!(whole.status.alarms[0].name, "SyncSilent");
+        }
+        let took = begun.elapsed();
+        assert!(took >= ANSWER_WITHIN && took < LEFT_ALONE, "asked once and then left alone: {took:?}");
+
+        // Nobody listens any more, but the socket is still there.
+        drop(listener);
+        let whole = Beside::new(&path).with(status());
+        assert!(
+            whole.status.alarms[0].text.contains("systemctl start dre-sync"),
+            "{:?}",
+            whole.status.alarms
+        );
+        assert!(serde_json::to_string(&whole).expect("JSON").ends_with(",\"rules\":[]}"));
+        std::fs::remove_dir_all(&dir).expect("removed");
+    }
+}
