@@ -8,13 +8,14 @@ BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
 
-.PHONY: help build install check test test-lab test-vm bench demo demo-shell demo-down prepare
+.PHONY: help build install check test test-lab test-vm bench bench-rules demo demo-shell demo-down prepare
 help:
-	@echo "make build            the five binaries, PROFILE=release (or dev)"
+	@echo "make build            the six binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
 	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
 	@echo "make test-vm          the part of it that needs a kernel of its own: two virtual machines; root"
 	@echo "make bench            the figures beside what is demanded: release build, ten runs a fault, ten minutes of load; root"
+	@echo "make bench-rules      the figures of dre-sync beside lsyncd and one rsync per event; root"
 	@echo "make demo             two nodes, a switchover and a power loss while a client pings; root"
 	@echo "make demo-down        removes what make demo left up"
 	@echo "make install DESTDIR= puts everything where a package would"
@@ -23,12 +24,13 @@ build:
 	$(CARGO) build --locked --profile $(PROFILE) --bins
 
 install: build
-	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc
+	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc $(BUILT)/dre-sync
 	$(INSTALL) -m 0755 $(BUILT)/drectl $(DESTDIR)$(PREFIX)/bin/drectl
 	$(INSTALL) -m 0755 $(BUILT)/dre-generator $(LIB)/systemd/system-generators/dre-generator
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system units/*.service units/*.socket units/*.target
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre-.service.d units/dre-.service.d/*.conf
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre.service.d units/dre.service.d/*.conf
+	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre-sync.service.d units/dre-sync.service.d/*.conf
 	$(INSTALL) -m 0644 sysusers/dre.conf $(LIB)/sysusers.d/dre.conf
 	$(INSTALL) -m 0644 tmpfiles/dre.conf $(LIB)/tmpfiles.d/dre.conf
 	$(INSTALL) -m 0644 config/50-dre-sysctl.conf $(LIB)/sysctl.d/50-dre.conf
@@ -47,6 +49,7 @@ install: build
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
 	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
+	$(INSTALL) -m 0644 config/sync.toml $(DESTDIR)$(PREFIX)/share/doc/dre/sync.toml
 
 check:
 	$(CARGO) fmt --check
@@ -62,8 +65,8 @@ test: prepare check test-lab test-vm
 
 test-lab:
 	$(CARGO) build --locked --bins --example demo
-	$(CARGO) test --locked --test control --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test steady --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test control --test drectl_rules --test gate --test lab_selftest
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare
@@ -88,3 +91,8 @@ bench: SHELL = /bin/bash
 bench: .SHELLFLAGS = -o pipefail -c
 bench: prepare build
 	DRE_PROFILE=release DRE_RUNS=10 DRE_LOAD_SECONDS=600 $(CARGO) test --locked --test pair --test operate --test steady --no-fail-fast -- --test-threads=1 --nocapture 2>&1 | tee $(TARGET_DIR)/bench.log | grep --line-buffered -E "FIGURE|ABOVE|test result|FAILED|panicked|Error"
+
+# The same nodes, tree and minute for dre-sync, lsyncd and the loop; the release build.
+bench-rules: prepare build
+	$(CARGO) build --locked --example bench-rules
+	DRE_PROFILE=$(PROFILE) $(TARGET_DIR)/debug/examples/bench-rules

@@ -14,7 +14,7 @@
 //! begins with a frame. After the last word a connection can become a *pipe*: the plain bytes of the frames, an empty one
 //! for the end of a direction.
 //!
-//! A peer that is gone is noticed by the kernel ([`GONE`]): nothing is said only to be heard.
+//! A peer that is gone is noticed by the kernel (`GONE`): nothing is said only to be heard.
 //!
 //! Invariant: no byte of a connection reaches a caller before the other end has proved the key.
 //!

@@ -2,6 +2,8 @@
 
 #![allow(dead_code)] // each test uses its part
 
+pub mod rules;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::process::Command;
@@ -54,7 +56,7 @@ startup_hold_ms = 1000
     )
 }
 
-fn run(argv: &[&str]) -> Result<()> {
+pub fn run(argv: &[&str]) -> Result<()> {
     let out = Command::new(argv[0]).args(&argv[1..]).current_dir(env!("CARGO_MANIFEST_DIR")).output()?;
     ensure!(out.status.success(), "{argv:?}: {}", String::from_utf8_lossy(&out.stderr));
     Ok(())
