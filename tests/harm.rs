@@ -232,7 +232,7 @@ fn a_node_whose_systemd_cannot_start_the_role_gives_it_back() -> Result<()> {
     println!("FIGURE switchover to a node that cannot serve, and back: outage {:.1} ms", outage_ms(&seen));
     // To be asked by the same command.
     broken.sh("chmod a+x /usr/bin/drectl")?;
-    alarm(broken, "Unfit", SOON)?;
+    alarm(broken, "Unfit", SOON).map_err(|error| error.context(pair.journals()))?;
     ensure!(pair.active()?.name == good.name, "{}", seen.summary());
     good.wait_unit(lab::web::UNIT, "active", SOON)?;
     let journal = broken.journal(&["-u", "dre"])?;

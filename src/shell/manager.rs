@@ -36,6 +36,8 @@ const RECONNECT: Duration = Duration::from_millis(250);
 const RESYNC: Duration = Duration::from_secs(2);
 /// Bindings change with a daemon-reload, which is told; this is against one that was missed.
 const BOUND_AGAIN: u32 = 15;
+/// How a job ended is told before it is missing from the list, on another channel: its word is waited for this long.
+const WORD_FOLLOWS: Duration = Duration::from_millis(500);
 /// The first pause after systemd refused to start a target; it doubles up to [`RESYNC`].
 const REFUSED_PAUSE: Duration = Duration::from_millis(100);
 /// Refusals are told when they last this long: after a restart of the bus polkit needs a moment to be back.
@@ -169,6 +171,8 @@ struct Course {
     released: u64,
     /// The job that is waited for.
     asked: Option<(Target, String)>,
+    /// It is not there any more, and how it ended was not heard yet.
+    vanished: Option<Instant>,
     /// Reached by a job; nothing more to ask until the wish changes.
     settled: Option<Target>,
     /// Not before this.
@@ -199,6 +203,7 @@ impl Course {
     /// systemd queued the job.
     fn asked(&mut self, target: Target, job: String) {
         self.asked = Some((target, job));
+        self.vanished = None;
         self.settled = None;
         self.refused = None;
         self.again = None;
@@ -216,7 +221,7 @@ impl Course {
     fn ended(&mut self, now: Instant, target: Target, job: &str, result: &str) -> Option<Option<String>> {
         // Somebody else's job may have been a stop: the signal does not say.
         self.asked.as_ref().filter(|(asked, path)| *asked == target && path == job)?;
-        self.asked = None;
+        (self.asked, self.vanished) = (None, None);
         let wished = self.wanted.target == Some(target);
         match result {
             "done" | "skipped" => {
@@ -245,7 +250,8 @@ impl Course {
         }
     }
 
-    /// systemd as it is looked at now and then: a job that is gone without a word has ended. One that takes long has not.
+    /// systemd as it is looked at now and then: a job that is gone without a word has ended. One that takes long has not, and one
+    /// that is gone since a moment may have failed: that word must not be missed.
     fn seen(&mut self, now: Instant, target: Target, job: u32, active: &str) -> Option<Option<String>> {
         match &self.asked {
             Some((asked, path)) if *asked == target && job == 0 => {
@@ -253,8 +259,10 @@ impl Course {
                     let path = path.clone();
                     return self.ended(now, target, &path, "done");
                 }
-                // How it ended is not known: what was owed stays owed.
-                (self.asked, self.again) = (None, Some(now + RESYNC));
+                if now.duration_since(*self.vanished.get_or_insert(now)) >= WORD_FOLLOWS {
+                    // How it ended is not known: what was owed stays owed.
+                    (self.asked, self.vanished, self.again) = (None, None, Some(now + RESYNC));
+                }
                 None
             }
             _ => None,
@@ -701,7 +709,30 @@ mod tests {
         course.wish(Wanted { target: Some(Active), releases: 2 });
         course.asked(Standby, "/job/3".into());
         assert_eq!(course.seen(now, Standby, 0, "inactive"), None);
+        let now = now + RESYNC;
+        assert_eq!(course.next(now), None, "its word may be on the way");
+        assert_eq!(course.seen(now, Standby, 0, "inactive"), None);
         assert_eq!((course.next(now), course.next(now + RESYNC)), (None, Some(Standby)));
+    }
+
+    /// The list of units was asked for while the job failed: the list is read first, the signal after.
+    #[test]
+    fn a_failure_is_heard_though_its_job_is_gone_already() {
+        let now = begun();
+        let mut course = course(now);
+        course.wish(Wanted { target: Some(Active), releases: 1 });
+        course.asked(Active, "/job/2".into());
+        for late in [ms(0), ms(1), WORD_FOLLOWS - ms(1)] {
+            assert_eq!(course.seen(now + late, Active, 0, "inactive"), None);
+        }
+        assert_eq!(
+            course.ended(now + WORD_FOLLOWS, Active, "/job/2", "dependency"),
+            Some(Some("its start ended with \"dependency\"".into()))
+        );
+        // The next one has its own time.
+        course.asked(Active, "/job/3".into());
+        assert_eq!(course.seen(now + RESYNC, Active, 0, "inactive"), None);
+        assert!(course.ended(now + RESYNC, Active, "/job/3", "failed").is_some());
     }
 
     /// Nobody was asked for it: it may as well have been a stop.
