@@ -7,6 +7,8 @@ TARGET_DIR ?= $(or $(CARGO_TARGET_DIR),target)
 BUILT = $(TARGET_DIR)/$(if $(filter dev,$(PROFILE)),debug,$(PROFILE))
 LIB = $(DESTDIR)$(PREFIX)/lib
 INSTALL = install -D
+# What failed is in the error's words; the frames of the test's runner behind it only bury them.
+export RUST_LIB_BACKTRACE ?= 0
 
 .PHONY: help build install check test test-lab test-vm bench bench-rules demo demo-shell demo-down prepare
 help:
