@@ -44,8 +44,7 @@ pub struct RulesStatus {
 pub struct SetStatus {
     pub name: String,
     pub root: String,
-    /// `IN_SYNC` | `SYNCING` | `PENDING` | `PEER_AWAY` | `REJECTED` | `CONFLICTS` | `HELD` | `BLOCKED` | `SCANNING` |
-    /// `ROOT_GONE` | `WATCH_LIMIT` | `CLOCK_SKEW` | `DIFFERS` (the set's settings differ between the nodes)
+    /// One of [`STATES`].
     pub state: String,
     /// A sentence; empty when in sync.
     pub reason: String,
@@ -84,16 +83,17 @@ pub struct Counters {
     pub last_latency_us: u64,
 }
 
-/// Something kept outside the live tree: the loser of a conflict, or a deleted file.
+/// Something kept outside the live tree: the loser of a conflict, or, in the trash, what was deleted at the peer's word or gave way to
+/// what was restored.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, CustomType)]
 #[serde(default)]
 pub struct Kept {
     pub set: String,
-    /// What names it in `restore`: `20261125T140211Z-000017`.
+    /// What names it in `restore` and `drop`: `20261125T140211Z-000017`.
     pub id: String,
     /// Path in the set; bytes that are not UTF-8 as `\xNN`.
     pub path: String,
-    /// The node whose version it is (conflicts); empty for trash.
+    /// The node whose version it is, where that is known.
     pub node: String,
     /// RFC 3339, UTC.
     pub at: String,
@@ -118,6 +118,11 @@ pub enum Ask {
     },
     /// Puts a kept thing back into the live tree (as an edit of now); what is there goes to the trash.
     Restore {
+        set: String,
+        id: String,
+    },
+    /// Throws a kept loser of a conflict away.
+    Drop {
         set: String,
         id: String,
     },

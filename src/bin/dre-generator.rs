@@ -101,20 +101,17 @@ impl Rules {
         let listens =
             listens.into_iter().map(|ip| SocketAddr::new(ip, sync.rsync_port).to_string()).collect();
         // The directory around a root: whoever moves the root away and makes another one there has moved a mount of the root alone
-        // with it. But the machine's own root is not opened for that.
-        let around = |root: &Path| match root.parent() {
-            Some(around) if around.parent().is_some() => around.to_path_buf(),
-            _ => root.to_path_buf(),
-        };
-        // A root that is a link leads elsewhere.
-        let roots =
-            sync.sets.iter().flat_map(|set| [Some(set.root.clone()), fs::canonicalize(&set.root).ok()]);
-        let writes: BTreeSet<PathBuf> = roots.flatten().map(|root| around(&root)).collect();
-        // Names that a line cannot hold are refused with the configuration.
-        Self {
-            listens,
-            writes: writes.into_iter().filter_map(|path| path.into_os_string().into_string().ok()).collect(),
-        }
+        // with it, and generations lie beside it. But none of the system's own is opened for that. As it is written in the
+        // configuration, which has refused what a line cannot hold: nothing on the disk is asked, which may not be there yet.
+        let writes: BTreeSet<&Path> = sync
+            .sets
+            .iter()
+            .map(|set| match set.root.parent() {
+                Some(around) if !config::sync::is_systems(around) => around,
+                _ => &set.root,
+            })
+            .collect();
+        Self { listens, writes: writes.into_iter().filter_map(Path::to_str).map(str::to_owned).collect() }
     }
 }
 
@@ -191,11 +188,16 @@ fn keep(path: &Path, wanted: &Wanted) -> io::Result<()> {
     replace(path, &wanted.to_text())
 }
 
-fn drop_in(directory: &Path, unit: &str, text: &str) -> io::Result<()> {
+fn drop_in(directory: &Path, unit: &str, name: &str, text: &str) -> io::Result<()> {
     let dir = directory.join(format!("{unit}.d"));
     fs::create_dir_all(&dir)?;
-    fs::write(dir.join("50-dre.conf"), text)
+    fs::write(dir.join(name), text)
 }
+
+/// For units that are not ours, and for those of ours after 50-hardening.conf, which would win: drop-ins count in the order of
+/// their names, wherever they lie.
+const FOR_SERVICES: &str = "50-dre.conf";
+const FOR_OURS: &str = "60-dre.conf";
 
 fn wanted_by(directory: &Path, target: &str, unit: &str) -> io::Result<()> {
     let dir = directory.join(format!("{target}.wants"));
@@ -226,18 +228,18 @@ fn generate_rules(directory: &Path, rules: &Rules) -> io::Result<()> {
         }
         // A link may come later than the socket, and a peer that was switched off must not keep a connection for hours.
         text += "FreeBind=yes\nNoDelay=yes\nKeepAlive=yes\nKeepAliveTimeSec=10s\nKeepAliveIntervalSec=5s\nKeepAliveProbes=3\n";
-        drop_in(directory, "dre-sync-rsync.socket", &text)?;
+        drop_in(directory, "dre-sync-rsync.socket", FOR_OURS, &text)?;
     }
     let home = |path: &String| ["/home/", "/root/"].iter().any(|home| format!("{path}/").starts_with(home));
     let mut text = String::from("# made by dre-generator from sync.toml; do not edit\n[Service]\n");
     if rules.writes.iter().any(home) {
         text += "ProtectHome=read-only\n";
-        drop_in(directory, "dre-sync-rsync@.service", &text)?;
+        drop_in(directory, "dre-sync-rsync@.service", FOR_OURS, &text)?;
     }
     for path in &rules.writes {
         text += &format!("ReadWritePaths={}\n", quoted(path));
     }
-    drop_in(directory, "dre-sync.service", &text)
+    drop_in(directory, "dre-sync.service", FOR_OURS, &text)
 }
 
 /// A path as a unit's value; one that is not there yet is no error.
@@ -246,7 +248,7 @@ fn quoted(path: &str) -> String {
 }
 
 fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
-    let drop_in = |unit: &str, text: &str| drop_in(directory, unit, text);
+    let drop_in = |unit: &str, text: &str| drop_in(directory, unit, FOR_SERVICES, text);
     let wanted_by = |target: &str, unit: &str| wanted_by(directory, target, unit);
     if tipc {
         wanted_by("dre.service", "dre-tipc.service")?;
@@ -401,7 +403,7 @@ mod tests {
         for link in ["multi-user.target.wants/dre-sync.service", "sockets.target.wants/dre-sync.socket"] {
             assert!(dir.join(link).is_symlink(), "{link}");
         }
-        let read = |unit: &str| fs::read_to_string(dir.join(format!("{unit}.d/50-dre.conf"))).expect(unit);
+        let read = |unit: &str| fs::read_to_string(dir.join(format!("{unit}.d/60-dre.conf"))).expect(unit);
         let socket = read("dre-sync-rsync.socket");
         assert!(
             socket.contains("ListenStream=\nListenStream=172.16.11.54:8730\nListenStream=[fd00::1]:8730\n"),
@@ -424,6 +426,36 @@ mod tests {
             !dir.join("dre-sync-rsync.socket.d").exists() && !dir.join("dre-sync-rsync@.service.d").exists()
         );
         fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn around_a_root_is_open_and_nothing_of_the_systems() {
+        let pair = config::parse(
+            &[(
+                "dre.toml".into(),
+                "[nodes.hadev1]\nlinks = { primary = \"172.16.11.54\", secondary = \"172.16.13.54\" }\n\
+                 [nodes.hadev2]\nlinks = { primary = \"172.16.11.55\", secondary = \"172.16.13.55\" }\n"
+                    .into(),
+            )],
+            "dre",
+            "hadev1",
+            false,
+        )
+        .expect("holds");
+        let roots = [
+            "/opt/dre/rules",
+            "/opt/dre/more",
+            "/srv/rules",
+            "/etc/re",
+            "/usr/local/rules",
+            "/home/re/rules",
+        ];
+        let text: String =
+            roots.iter().enumerate().map(|(n, root)| format!("[set.s{n}]\nroot = \"{root}\"\n")).collect();
+        let sync = config::sync::parse(&[("sync.toml".into(), text)], &pair).expect("holds");
+        let rules = Rules::of(&sync);
+        assert_eq!(rules.writes, ["/etc/re", "/home/re", "/opt/dre", "/srv", "/usr/local/rules"]);
+        assert_eq!(rules.listens, ["172.16.11.54:8730", "172.16.13.54:8730"]);
     }
 
     #[test]

@@ -11,14 +11,14 @@ use std::time::Duration;
 
 use super::error::Error;
 use super::{Link, Settings, environment, read_sources};
+use crate::logic::sync::filter::Filter;
 
 mod check;
 mod digest;
-mod globs;
 mod host;
 mod raw;
 
-pub use globs::Filter;
+pub use check::is_systems;
 pub use host::{SEARCH, find};
 
 /// dre-sync to dre-sync; one above the heartbeat's.

@@ -28,6 +28,7 @@
 
 use hmac::{Hmac, KeyInit, Mac};
 use sha2::Sha256;
+use zeroize::Zeroizing;
 
 /// Bytes of every datagram.
 pub const LENGTH: usize = 280;
@@ -175,7 +176,8 @@ impl std::fmt::Debug for Codec {
     }
 }
 
-fn padded<const N: usize>(text: &str) -> [u8; N] {
+/// A name in a field of fixed length: two fields after each other then read the same only if both are.
+pub fn padded<const N: usize>(text: &str) -> [u8; N] {
     let mut out = [0; N];
     let len = text.len().min(N);
     out[..len].copy_from_slice(&text.as_bytes()[..len]);
@@ -185,6 +187,14 @@ fn padded<const N: usize>(text: &str) -> [u8; N] {
 fn keyed(key: &[u8]) -> Hmac<Sha256> {
     // HMAC takes keys of any length: this cannot fail.
     <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes any key length")
+}
+
+/// A key for one purpose of one group's: HMAC(cluster key, purpose ‖ group).
+pub fn derived(key: &[u8; 32], purpose: &[u8], group: &str) -> Zeroizing<[u8; 32]> {
+    let mut derive = keyed(key);
+    derive.update(purpose);
+    derive.update(&padded::<GROUP_MAX>(group));
+    Zeroizing::new(derive.finalize().into_bytes().into())
 }
 
 fn direction(key: &[u8; 32], group: &[u8], from: &[u8], to: &[u8]) -> Hmac<Sha256> {

@@ -34,6 +34,12 @@ pub fn wall_us() -> u64 {
     u64::try_from(since.as_micros()).unwrap_or(u64::MAX)
 }
 
+/// Nanoseconds since 1970 on the wall clock: what files' times are held beside.
+pub fn wall_ns() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
+}
+
 /// A moment as RFC 3339 in UTC, by the wall clock as it stands now.
 pub fn rfc3339(moment: Moment) -> String {
     let ago = i64::try_from(now().since(moment).as_millis()).unwrap_or(i64::MAX);

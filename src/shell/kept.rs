@@ -9,24 +9,18 @@
 //! Outside, because rules engines load whole directories. `about.json` is written first, then the content comes: whoever is killed
 //! between the two leaves a place without a content, which is swept up; a content is never without its name.
 //!
-//! Absent on purpose: how a content gets here (`tree` moves or copies it); what is kept (`merge` decides).
+//! Absent on purpose: how a content gets here (`tree` moves or copies it); what is kept (`merge` decides) and how long (`retain`).
 
 use std::fs;
 use std::io;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 
 use super::clock;
+use crate::logic::sync::retain::{Trashed, stale_conflicts, stale_trash};
 use crate::rules::Kept;
-
-/// Trash is kept this long and up to so many bytes a set, conflicts up to so many a path. Source: RULES.md, a month of holidays.
-const TRASH_LASTS: Duration = Duration::from_secs(30 * 24 * 3600);
-const TRASH_BYTES: u64 = 1 << 30;
-const CONFLICTS_PER_PATH: usize = 20;
 
 const ABOUT: &str = "about.json";
 const CONTENT: &str = "content";
@@ -86,8 +80,30 @@ impl Drawers {
         self.directory.join(kind.directory())
     }
 
-    /// Where to put the next content: it is kept from the moment it is there.
-    pub fn place(&self, kind: Kind, path: &[u8], node: &str, uncertain: bool) -> io::Result<PathBuf> {
+    /// Keeps what `put` puts at the path it is given: where that is, or `None` if there was nothing to put (a directory).
+    /// `failed` says what it means that there is no place.
+    pub fn keep<E>(
+        &self,
+        kind: Kind,
+        (path, node, uncertain): (&[u8], &str, bool),
+        put: impl FnOnce(&Path) -> Result<(), E>,
+        failed: impl Fn(&Path, io::Error) -> E,
+    ) -> Result<Option<PathBuf>, E> {
+        let failed = |error| failed(&self.drawer(kind), error);
+        let content = self.place(kind, path, node, uncertain).map_err(failed)?;
+        let result = put(&content);
+        // There, whatever came of it: a content is never without its name.
+        if fs::symlink_metadata(&content).is_ok() {
+            self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
+            return result.map(|()| Some(content));
+        }
+        if let Some(place) = content.parent() {
+            fs::remove_dir_all(place).map_err(failed)?;
+        }
+        result.map(|()| None)
+    }
+
+    fn place(&self, kind: Kind, path: &[u8], node: &str, uncertain: bool) -> io::Result<PathBuf> {
         let at_s = now_s();
         let directory = loop {
             let number = self.next.fetch_add(1, Ordering::Relaxed);
@@ -102,7 +118,6 @@ impl Drawers {
         let about = About { path: path.to_vec(), node: node.to_owned(), uncertain, at_s };
         let text = serde_json::to_vec(&about).map_err(io::Error::other)?;
         fs::write(directory.join(ABOUT), text)?;
-        self.counts[kind as usize].fetch_add(1, Ordering::Relaxed);
         Ok(directory.join(CONTENT))
     }
 
@@ -125,10 +140,11 @@ impl Drawers {
         all
     }
 
-    /// Everything that is kept, oldest first.
+    /// Everything that is kept, newest first.
     pub fn all(&self, kind: Kind) -> Vec<Kept> {
         self.read(kind)
             .into_iter()
+            .rev()
             .map(|(directory, about, size)| Kept {
                 set: self.set.clone(),
                 id: directory.file_name().unwrap_or_default().to_string_lossy().into_owned(),
@@ -148,8 +164,9 @@ impl Drawers {
 
     fn recount(&self) {
         for kind in [Kind::Conflicts, Kind::Trash] {
-            let count =
-                fs::read_dir(self.drawer(kind)).map_or(0, |e| e.filter_map(Result::ok).count() as u64);
+            let filled = |entry: &fs::DirEntry| fs::symlink_metadata(entry.path().join(CONTENT)).is_ok();
+            let count = fs::read_dir(self.drawer(kind))
+                .map_or(0, |all| all.filter_map(Result::ok).filter(filled).count() as u64);
             self.counts[kind as usize].store(count, Ordering::Relaxed);
         }
     }
@@ -178,23 +195,13 @@ impl Drawers {
 
     /// Throws away what is too old or too much. How many went.
     pub fn prune(&self) -> io::Result<usize> {
-        let mut gone = vec![];
-        let trash = self.read(Kind::Trash);
-        let mut bytes: u64 = trash.iter().map(|(.., size)| size).sum();
-        for (directory, about, size) in trash {
-            let old = Duration::from_secs(now_s().saturating_sub(about.at_s)) > TRASH_LASTS;
-            if old || bytes > TRASH_BYTES {
-                bytes -= size;
-                gone.push(directory);
-            }
-        }
-        let conflicts = self.read(Kind::Conflicts);
-        for (n, (directory, about, _)) in conflicts.iter().enumerate() {
-            let newer = conflicts[n + 1..].iter().filter(|(_, other, _)| other.path == about.path).count();
-            if newer >= CONFLICTS_PER_PATH {
-                gone.push(directory.clone());
-            }
-        }
+        let (trash, conflicts) = (self.read(Kind::Trash), self.read(Kind::Conflicts));
+        let trashed: Vec<Trashed> =
+            trash.iter().map(|(_, about, size)| Trashed { at_s: about.at_s, size: *size }).collect();
+        let paths: Vec<&[u8]> = conflicts.iter().map(|(_, about, _)| about.path.as_slice()).collect();
+        let stale_trash = stale_trash(&trashed, now_s()).into_iter().map(|n| &trash[n].0);
+        let gone: Vec<&PathBuf> =
+            stale_trash.chain(stale_conflicts(&paths).into_iter().map(|n| &conflicts[n].0)).collect();
         for directory in &gone {
             // Off the list first.
             fs::remove_file(directory.join(CONTENT))?;
@@ -219,13 +226,8 @@ pub fn shown(path: &[u8]) -> String {
     text
 }
 
-/// The same of a path of the system's.
-pub fn shown_path(path: &Path) -> String {
-    shown(path.as_os_str().as_bytes())
-}
-
 fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    u64::try_from(clock::wall_ms() / 1000).unwrap_or(0)
 }
 
 /// `20261125T140211Z`
@@ -250,8 +252,8 @@ mod tests {
     }
 
     fn keep(drawers: &Drawers, kind: Kind, path: &[u8], text: &str) -> String {
-        let content = drawers.place(kind, path, "hadev1", false).expect("a place");
-        fs::write(&content, text).expect("written");
+        let content = drawers.keep(kind, (path, "hadev1", false), |at| fs::write(at, text), |_, error| error);
+        let content = content.expect("a place").expect("kept");
         content.parent().and_then(Path::file_name).expect("a name").to_string_lossy().into_owned()
     }
 
@@ -275,9 +277,41 @@ mod tests {
         let (dir, drawers) = drawers("killed");
         drawers.place(Kind::Trash, b"p", "", false).expect("a place");
         assert!(drawers.all(Kind::Trash).is_empty());
-        assert_eq!(drawers.count(Kind::Trash), 1);
+        assert_eq!(drawers.count(Kind::Trash), 0);
+        drawers.forget("nobody's").expect("no error");
+        assert_eq!(drawers.count(Kind::Trash), 0, "counted anew");
+        assert_eq!(fs::read_dir(drawers.drawer(Kind::Trash)).expect("read").count(), 1);
         let again = Drawers::open(&dir, "re").expect("open");
         assert_eq!(again.count(Kind::Trash), 0);
+        assert_eq!(fs::read_dir(again.drawer(Kind::Trash)).expect("read").count(), 0, "swept up");
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn where_nothing_came_nothing_is_kept_and_what_came_counts_whatever_was_said() {
+        let (dir, drawers) = drawers("nothing");
+        let kept = drawers.keep(Kind::Trash, (b"d", "", false), |_| io::Result::Ok(()), |_, e| e);
+        assert_eq!(kept.expect("a directory leaves nothing"), None);
+        let full = |_: &Path| Err(io::Error::other("full"));
+        assert!(drawers.keep(Kind::Trash, (b"p", "", false), full, |_, e| e).is_err());
+        assert_eq!(fs::read_dir(drawers.drawer(Kind::Trash)).expect("read").count(), 0);
+        let late = |at: &Path| fs::write(at, "x").and(Err(io::Error::other("after it was moved")));
+        assert!(drawers.keep(Kind::Trash, (b"p", "", false), late, |_, e| e).is_err());
+        assert_eq!((drawers.count(Kind::Trash), drawers.all(Kind::Trash).len()), (1, 1));
+        fs::remove_dir_all(dir).expect("removed");
+    }
+
+    #[test]
+    fn the_newest_is_listed_first_and_the_oldest_goes() {
+        let (dir, drawers) = drawers("order");
+        let ids: Vec<String> = (0..3).map(|n| keep(&drawers, Kind::Trash, b"p", &n.to_string())).collect();
+        let listed: Vec<String> = drawers.all(Kind::Trash).into_iter().map(|kept| kept.id).collect();
+        assert_eq!(listed, ids.iter().rev().cloned().collect::<Vec<_>>());
+        let old = drawers.drawer(Kind::Trash).join(&ids[0]).join(ABOUT);
+        let about = About { path: b"p".to_vec(), node: String::new(), uncertain: false, at_s: 0 };
+        fs::write(old, serde_json::to_vec(&about).expect("JSON")).expect("written");
+        assert_eq!(drawers.prune().expect("pruned"), 1);
+        assert!(drawers.find(&ids[0]).is_none() && drawers.find(&ids[1]).is_some());
         fs::remove_dir_all(dir).expect("removed");
     }
 

@@ -27,8 +27,9 @@ use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
@@ -40,17 +41,15 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use hmac::{Hmac, KeyInit, Mac};
 use nix::sys::signal::{Signal, killpg};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
 use nix::unistd::Pid;
-use sha2::Sha256;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
 use crate::logic::sync::talk::path_is_sound;
-use crate::logic::wire::GROUP_MAX;
+use crate::logic::wire::derived;
 
 /// Who the taker is to the giver's daemon.
 const USER: &str = "dre";
@@ -63,14 +62,7 @@ const SOCKET: &str = "rsync";
 
 /// The password between the two rsync: base64 of HMAC(cluster key, purpose ‖ group).
 pub fn secret(key: &[u8; 32], group: &str) -> Zeroizing<String> {
-    // HMAC takes keys of any length: this cannot fail.
-    let mut derive = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes any key length");
-    derive.update(b"dre rsync v1");
-    let mut padded = [0; GROUP_MAX];
-    let len = group.len().min(GROUP_MAX);
-    padded[..len].copy_from_slice(&group.as_bytes()[..len]);
-    derive.update(&padded);
-    let bytes: Zeroizing<[u8; 32]> = Zeroizing::new(derive.finalize().into_bytes().into());
+    let bytes = derived(key, b"dre rsync v1", group);
     Zeroizing::new(STANDARD.encode(bytes.as_slice()))
 }
 
@@ -193,15 +185,33 @@ pub struct Way {
     pub peer: SocketAddr,
 }
 
+/// Where files arrive: a directory that is held, so that nobody can put another one in its place. Whoever owns the directory that it
+/// lies in may rename it, and root would write where a link leads.
+pub struct Staging {
+    held: OwnedFd,
+    /// For words.
+    name: PathBuf,
+}
+
+impl Staging {
+    pub fn new(held: OwnedFd, name: PathBuf) -> Self {
+        Self { held, name }
+    }
+
+    /// The directory itself, whatever its name is by now; for this process and, before it runs its program, a child.
+    fn path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.held.as_raw_fd()))
+    }
+}
+
 /// What a puller is made of.
-#[derive(Clone)]
 pub struct Setup {
     /// `rsync`, looked for in PATH.
     pub program: PathBuf,
     /// The set's name.
     pub module: String,
-    /// Where files arrive; on the file system of `root`. Made if it is not there.
-    pub staging: PathBuf,
+    /// On the file system of `root`.
+    pub staging: Staging,
     /// What lies at a file's path here is what its changes are sent against.
     pub root: PathBuf,
     pub secret: Zeroizing<String>,
@@ -219,7 +229,7 @@ pub struct Through {
 
 impl fmt::Debug for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Setup({} to {}, secret not shown)", self.module, self.staging.display())
+        write!(f, "Setup({} to {}, secret not shown)", self.module, self.staging.name.display())
     }
 }
 
@@ -589,8 +599,9 @@ impl Puller {
     ) -> Result<Fetched, Error> {
         let _turn = lock(&self.turn);
         let shared = &self.shared;
+        let staging = shared.setup.staging.path();
         let staged: Vec<PathBuf> =
-            paths.iter().map(|path| shared.setup.staging.join(OsStr::from_bytes(path.as_ref()))).collect();
+            paths.iter().map(|path| staging.join(OsStr::from_bytes(path.as_ref()))).collect();
         // What is no path of a set is not asked for.
         let mut want: Vec<usize> = (0..paths.len()).filter(|n| path_is_sound(paths[*n].as_ref())).collect();
         let mut fetched =
@@ -627,9 +638,8 @@ impl Puller {
 
     fn make_room(&self, want: &[usize], staged: &[PathBuf]) -> Result<(), Error> {
         let staging = &self.shared.setup.staging;
-        let blocked = |error: io::Error| Error::Blocked(format!("{}: {error}", staging.display()));
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(staging).map_err(blocked)?;
-        if fs::read_dir(staging).map_err(blocked)?.next().is_none() {
+        let blocked = |error: io::Error| Error::Blocked(format!("{}: {error}", staging.name.display()));
+        if fs::read_dir(staging.path()).map_err(blocked)?.next().is_none() {
             return Ok(());
         }
         for n in want {
@@ -944,9 +954,7 @@ impl Shared {
             SocketAddr::V6(v6) => format!("[{}]", v6.ip()),
         };
         command.arg(format!("rsync://{USER}@{host}:{}/{}/", way.peer.port(), setup.module));
-        let mut staging = setup.staging.clone().into_os_string();
-        staging.push("/");
-        command.arg(staging);
+        command.arg("./").current_dir(setup.staging.path());
         command
     }
 
@@ -1220,7 +1228,11 @@ mod tests {
             Setup {
                 program: "rsync".into(),
                 module: "set".into(),
-                staging: self.dir.join("here/.dre-stage"),
+                staging: {
+                    let name = self.dir.join("here/.dre-stage");
+                    fs::create_dir_all(&name).expect("made");
+                    Staging::new(fs::File::open(&name).expect("opened").into(), name)
+                },
                 root: self.dir.join("here"),
                 secret: secret(&KEY, "dre"),
                 through: None,

@@ -194,7 +194,7 @@ where
         self.kept(Ask::Conflicts { set }).await
     }
 
-    /// Deleted and replaced files that are still kept, newest first, of one set or all.
+    /// What was deleted here at the peer's word, or gave way to what was restored, and is still kept; newest first, of one set or all.
     async fn trash(&self, set: Option<String>) -> Result<KeptReply, Fault> {
         self.kept(Ask::Trash { set }).await
     }
@@ -207,6 +207,16 @@ where
         #[zlink(connection)] conn: &mut Connection<Sock>,
     ) -> Result<Done, Fault> {
         self.change(conn, Ask::Restore { set, id }).await
+    }
+
+    /// Throws the loser of a conflict away, for ever.
+    async fn drop_conflict(
+        &self,
+        set: String,
+        id: String,
+        #[zlink(connection)] conn: &mut Connection<Sock>,
+    ) -> Result<Done, Fault> {
+        self.change(conn, Ask::Drop { set, id }).await
     }
 
     /// A mass deletion that is held was meant: it goes to the peer.

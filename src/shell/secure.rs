@@ -28,9 +28,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use hmac::{Hmac, KeyInit, Mac};
 use serde::{Serialize, de::DeserializeOwned};
-use sha2::Sha256;
 use snow::{HandshakeState, StatelessTransportState};
 use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
@@ -40,7 +38,7 @@ use tokio::task::JoinSet;
 use zeroize::Zeroizing;
 
 use crate::logic::sync::talk::{VERSION, WORD_MAX};
-use crate::logic::wire::{GROUP_MAX, NAME_MAX};
+use crate::logic::wire::{GROUP_MAX, NAME_MAX, derived, padded};
 
 const NOISE: &str = "Noise_NNpsk0_25519_ChaChaPoly_BLAKE2s";
 const MAGIC: [u8; 4] = *b"drs\0";
@@ -76,11 +74,7 @@ impl fmt::Debug for Pass {
 impl Pass {
     /// Names longer than the wire carries are refused by the configuration, not here.
     pub fn new(key: &[u8; 32], group: &str, own: &str, peer: &str) -> Self {
-        // HMAC takes keys of any length: this cannot fail.
-        let mut derive = <Hmac<Sha256> as KeyInit>::new_from_slice(key).expect("HMAC takes any key length");
-        derive.update(b"dre sync v1");
-        derive.update(&padded::<GROUP_MAX>(group));
-        let psk = Zeroizing::new(derive.finalize().into_bytes().into());
+        let psk = derived(key, b"dre sync v1", group);
         Self { psk, group: group.into(), own: own.into(), peer: peer.into() }
     }
 
@@ -105,13 +99,6 @@ impl Pass {
         // Only a kernel without randomness gets here.
         begin().map_err(|error: snow::Error| Error::Io(io::Error::other(format!("Noise: {error:?}"))))
     }
-}
-
-fn padded<const N: usize>(text: &str) -> [u8; N] {
-    let mut out = [0; N];
-    let len = text.len().min(N);
-    out[..len].copy_from_slice(&text.as_bytes()[..len]);
-    out
 }
 
 fn preamble() -> [u8; PREAMBLE] {
@@ -582,11 +569,6 @@ impl Writer {
         }
         self.broken = false;
         Ok(())
-    }
-
-    /// No more from this end.
-    pub async fn close(&mut self) -> Result<(), Error> {
-        Ok(self.half.shutdown().await?)
     }
 
     /// One frame more to go.

@@ -77,10 +77,10 @@ impl fmt::Display for Error {
             (_, Some(libc::EROFS)) => "remount its file system for writing",
             (_, Some(libc::ENOENT)) => "make its directory",
             _ if self.is_broken() => {
-                "restart dre-sync: it is moved aside, and the set compared with the peer's as a whole"
+                "it is opened anew by itself, moved aside, and the set compared with the peer's as a whole"
             }
             _ => {
-                "restart dre-sync; if that does not help, move the file away: the set is then compared as a whole"
+                "it is opened anew by itself; if that does not help, stop dre-sync, move the file away and start it: the set is then compared as a whole"
             }
         };
         write!(
@@ -195,9 +195,8 @@ impl Store {
             result => return result,
         };
         let why = broken(&error.source).unwrap_or_default();
-        let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
         let mut aside = path.to_owned().into_os_string();
-        aside.push(format!(".broken-{}", since.as_secs()));
+        aside.push(format!(".broken-{}", super::clock::wall_ms() / 1000));
         std::fs::rename(path, &aside).map_err(|e| Error {
             path: path.to_owned(),
             doing: "move aside",
@@ -318,11 +317,6 @@ impl Store {
 
     pub fn totals(&self) -> Totals {
         self.facts().totals
-    }
-
-    /// Paths that are there; tombstones are not counted.
-    pub fn count(&self) -> u64 {
-        self.totals().present()
     }
 
     /// Whether something would be lost with the power.
@@ -748,7 +742,7 @@ mod tests {
         assert_eq!(store.get(b"d").expect("get").expect("known").record, gone(5));
         assert_eq!(store.get(b"nobody").expect("get"), None);
         assert_eq!(store.totals(), Totals { files: 5, bytes: 15, tombstones: 1, ..Totals::default() });
-        assert_eq!(store.count(), 5);
+        assert_eq!(store.totals().present(), 5);
     }
 
     #[test]
@@ -885,7 +879,7 @@ mod tests {
             let lost = store.was_lost().unwrap_or_else(|| panic!("{how}: taken for a database"));
             assert!(lost.contains(".broken-") && lost.contains("may come back"), "{how}: {lost}");
             assert_ne!(store.id(), id, "{how}");
-            assert_eq!(store.count(), 0, "{how}");
+            assert_eq!(store.totals().present(), 0, "{how}");
             drop(store);
             for entry in fs::read_dir(&dir.0).expect("read") {
                 let path = entry.expect("an entry").path();
@@ -982,11 +976,11 @@ mod tests {
         let clock = Instant::now();
         let store = Store::open(&dir.file()).expect("opened");
         took("opened after a clean end", clock);
-        assert_eq!(store.count(), 100_000);
+        assert_eq!(store.totals().present(), 100_000);
         let copy = dir.0.join("copy.db");
         fs::copy(dir.file(), &copy).expect("copied");
         let clock = Instant::now();
-        assert_eq!(Store::open(&copy).expect("opened").count(), 100_000);
+        assert_eq!(Store::open(&copy).expect("opened").totals().present(), 100_000);
         took("opened after a power loss", clock);
     }
 }

@@ -39,7 +39,7 @@ use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,7 @@ pub struct Error {
 }
 
 impl Error {
-    fn new(path: PathBuf, doing: &'static str, source: impl Into<io::Error>) -> Self {
+    pub fn new(path: PathBuf, doing: &'static str, source: impl Into<io::Error>) -> Self {
         Self { path, doing, source: source.into() }
     }
 
@@ -204,6 +204,16 @@ impl Tree {
             .map_err(|why| Error::new(set.root.clone(), "use include and exclude", io::Error::other(why)))?;
         let (live, generations, stage) = match set.publish {
             Publish::Files => {
+                // Whoever may put a link there would choose where root writes, and dre-sync.service may write only around the root.
+                if let Ok(target) = std::fs::read_link(&set.root) {
+                    let why =
+                        format!("it is a link to {}; write where it leads as the root", target.display());
+                    return Err(Error::new(
+                        set.root.clone(),
+                        "open the root of the set",
+                        io::Error::other(why),
+                    ));
+                }
                 let live = Ground::open(&set.root).map_err(failed("open the root of the set"))?;
                 let stage = stage(&live, STAGE).map_err(failed("make its staging directory .dre-stage"))?;
                 (live, None, stage)
@@ -243,29 +253,24 @@ impl Tree {
         self.root.clone()
     }
 
-    /// Where rsync writes and `validate` reads. Whoever may write in the root may put something else there: rsync is
-    /// better started in [`Self::staging_directory`].
+    /// Where `validate` reads, by name: whoever may write in the root may put something else there, see [`Self::staging_held`].
     pub fn staging(&self) -> PathBuf {
         self.stage.path.clone()
     }
 
-    /// The same as a descriptor of this process: for `Command::current_dir`, which nobody can redirect.
-    pub fn staging_directory(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}", self.stage.fd().as_raw_fd()))
+    /// The same as a descriptor, which nobody can redirect: for rsync.
+    pub fn staging_held(&self) -> Result<OwnedFd, Error> {
+        self.stage.directory(b"", OFlag::O_RDONLY).map_err(self.failed(b"", "open its staging directory"))
     }
 
     /// Where rsync puts the content of a path.
-    pub fn staged(&self, path: &[u8]) -> PathBuf {
+    #[cfg(test)]
+    fn staged(&self, path: &[u8]) -> PathBuf {
         self.stage.path.join(OsStr::from_bytes(path))
     }
 
     pub fn filter(&self) -> Arc<Filter> {
         Arc::clone(&self.filter)
-    }
-
-    /// The file system the root is on: another one after a start is another tree.
-    pub fn device(&self) -> Result<u64, Error> {
-        Ok(self.live.stat().map_err(self.failed(b"", "look at the root"))?.device)
     }
 
     /// Why the root is not the one that was opened: gone, or another directory or file system in its place.
@@ -540,6 +545,11 @@ impl Tree {
             if sync { file.sync_all() } else { Ok(()) }
         };
         prepare().map_err(self.failed_io(path, "prepare its new content in staging"))
+    }
+
+    /// Why a file of the peer's must not be made here, whatever its content; what to do is in it.
+    pub fn bars(&self, path: &[u8], entry: &Entry) -> Result<Option<String>, Error> {
+        self.owners.lends(entry).map_err(self.failed(path, "look up its owner"))
     }
 
     /// Everything staged is durable when this returns.
@@ -975,9 +985,10 @@ impl Tree {
         }
     }
 
-    /// The generation that is being made: to be watched before [`Self::finish`], so that no edit in it goes unseen.
+    /// The generation that [`Self::finish`] will make live: to be watched before, so that no edit in it goes unseen. `None` where
+    /// nothing was done in it: the live one stays.
     pub fn next(&self) -> Option<PathBuf> {
-        Some(self.generations.as_ref()?.next()?.path.clone())
+        self.generations.as_ref().filter(|all| all.has_acted())?.next().map(|next| next.path.clone())
     }
 
     /// The batch is durable, and with `publish = tree` visible, when this returns. The generation that was live until now is

@@ -24,7 +24,7 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, Sender};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -81,14 +81,13 @@ impl State {
 /// What has to be looked at, and what was not seen.
 pub struct Dirty {
     state: Mutex<State>,
-    changed: Condvar,
     bell: Box<dyn Fn() + Send + Sync>,
 }
 
 impl Dirty {
     /// `bell` is rung when something is due earlier than was known; it must not wait.
     pub fn new(bell: impl Fn() + Send + Sync + 'static) -> Self {
-        Self { state: Mutex::default(), changed: Condvar::new(), bell: Box::new(bell) }
+        Self { state: Mutex::default(), bell: Box::new(bell) }
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -109,7 +108,6 @@ impl Dirty {
         let earlier = after.0.is_some_and(|due| before.0.is_none_or(|before| due < before));
         drop(state);
         if earlier || before.1 != after.1 {
-            self.changed.notify_all();
             (self.bell)();
         }
     }
@@ -171,25 +169,6 @@ impl Dirty {
 
     pub fn is_empty(&self) -> bool {
         self.len() == 0
-    }
-
-    /// Waits until something is due, or something else is to be known; `false`: nothing for so long.
-    pub fn wait(&self, patience: Duration) -> bool {
-        let end = clock::now() + patience;
-        let mut state = self.state();
-        loop {
-            let now = clock::now();
-            let due = state.due();
-            if state.root_gone || due.is_some_and(|due| due <= now) {
-                return true;
-            }
-            if now >= end {
-                return false;
-            }
-            let until = due.map_or(end, |due| due.min(end));
-            let waited = self.changed.wait_timeout(state, now.until(until));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
-        }
     }
 }
 
@@ -348,22 +327,26 @@ impl Eye {
     fn watch(&mut self, directory: &[u8], found: Option<Moment>) {
         let mut todo = vec![directory.to_vec()];
         while let Some(directory) = todo.pop() {
-            // Gone or replaced by now: its parent's watch tells.
-            let Ok(open) = self.ground.directory(&directory, OFlag::O_RDONLY) else { continue };
+            let open = match self.ground.directory(&directory, OFlag::O_RDONLY) {
+                Ok(open) => open,
+                // Gone or replaced by now: its parent's watch tells.
+                Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+                Err(_) => {
+                    self.blind();
+                    continue;
+                }
+            };
             // The last name is the directory itself: a link to somewhere else cannot come in between.
             let path = format!("/proc/self/fd/{}/.", open.as_raw_fd());
             match self.watches.add(&path, mask()) {
                 Ok(watch) => self.remember(watch, &directory),
-                Err(error) if error.raw_os_error() == Some(libc::ENOSPC) => {
-                    self.dirty.change(|state| state.watch_limit = true);
-                }
-                // What is not seen is looked at by scans, like what the limit leaves out.
-                Err(error) if error.raw_os_error() != Some(libc::ENOENT) => {
-                    self.dirty.change(|state| state.watch_limit = true);
-                }
-                Err(_) => continue,
+                Err(error) if error.raw_os_error() == Some(libc::ENOENT) => continue,
+                Err(_) => self.blind(),
             }
-            let Ok((open, entries)) = beneath::entries(open) else { continue };
+            let Ok((open, entries)) = beneath::entries(open) else {
+                self.blind();
+                continue;
+            };
             for (name, what) in entries {
                 let path = joined(&directory, &name);
                 let is_directory = match what {
@@ -382,6 +365,11 @@ impl Eye {
                 }
             }
         }
+    }
+
+    /// Something is not watched: scans look at it, like at what the limit leaves out.
+    fn blind(&self) {
+        self.dirty.change(|state| state.watch_limit = true);
     }
 
     fn remember(&mut self, watch: WatchDescriptor, directory: &[u8]) {
@@ -572,7 +560,7 @@ mod tests {
             let whole = |seen: &BTreeSet<String>| expected.iter().all(|path| seen.contains(*path));
             while !whole(&seen) {
                 assert!(
-                    self.dirty.wait(end.since(clock::now()).min(LONG)),
+                    wait(&self.dirty, end.since(clock::now()).min(LONG)),
                     "{seen:?} and no more, not {expected:?}"
                 );
                 for path in self.dirty.take_due(clock::now(), 1_000) {
@@ -580,7 +568,7 @@ mod tests {
                 }
             }
             // The tail of the same edit.
-            while self.dirty.wait(Duration::from_millis(60)) {
+            while wait(&self.dirty, Duration::from_millis(60)) {
                 for path in self.dirty.take_due(clock::now(), 1_000) {
                     seen.insert(String::from_utf8_lossy(&path).into_owned());
                 }
@@ -599,6 +587,21 @@ mod tests {
             assert_eq!(seen.iter().map(String::as_str).collect::<Vec<_>>(), expected);
             assert_eq!(self.dirty.take_lost(), 0);
             assert!(!self.dirty.root_gone() && !self.dirty.watch_limit());
+        }
+    }
+
+    /// Until something is due, or nobody watches any more; `false`: nothing for so long.
+    fn wait(dirty: &Dirty, patience: Duration) -> bool {
+        let end = clock::now() + patience;
+        loop {
+            let now = clock::now();
+            if dirty.root_gone() || dirty.due().is_some_and(|due| due <= now) {
+                return true;
+            }
+            if now >= end {
+                return false;
+            }
+            std::thread::sleep(Duration::from_micros(200));
         }
     }
 
@@ -688,7 +691,7 @@ mod tests {
         let end = clock::now() + LONG;
         let mut moved = vec![];
         while moved.is_empty() && clock::now() < end {
-            lab.dirty.wait(LONG);
+            wait(&lab.dirty, LONG);
             moved = lab.dirty.take_moved(clock::now());
         }
         assert_eq!(moved, [b"a".to_vec()]);
@@ -727,13 +730,13 @@ mod tests {
     fn a_root_that_goes_is_said() {
         let lab = Lab::new("gone", &["a"], &[]);
         fs::rename(lab.root(""), lab.dir.join("away")).expect("moved");
-        assert!(lab.dirty.wait(LONG));
+        assert!(wait(&lab.dirty, LONG));
         assert!(lab.dirty.root_gone());
         let lab = Lab::new("deleted", &["a"], &[]);
         fs::remove_dir_all(lab.root("")).expect("removed");
         let end = clock::now() + LONG;
         while !lab.dirty.root_gone() && clock::now() < end {
-            lab.dirty.wait(LONG);
+            wait(&lab.dirty, LONG);
             lab.dirty.take_due(clock::now(), 10);
         }
         assert!(lab.dirty.root_gone());
@@ -767,7 +770,7 @@ mod tests {
         for event in inotify.read_events(&mut buffer).expect("events") {
             eye.saw(event.wd.get_watch_descriptor_id(), event.mask, event.name, clock::now());
         }
-        assert!(dirty.wait(LONG));
+        assert!(wait(&dirty, LONG));
         assert_eq!(
             dirty.take_due(clock::now() + LONG, 10),
             [b"moved/deep/x".to_vec(), b"new/deep/x".to_vec()]
@@ -840,7 +843,7 @@ mod tests {
             fs::write(lab.root(&path), "x").expect("written");
             let closed = clock::now();
             loop {
-                assert!(lab.dirty.wait(LONG));
+                assert!(wait(&lab.dirty, LONG));
                 if lab.dirty.take_due(clock::now(), 10).contains(&path.clone().into_bytes()) {
                     break;
                 }
@@ -856,7 +859,7 @@ mod tests {
         let written = clock::now().since(begun);
         let mut seen = 0;
         while seen < 10_000 {
-            assert!(lab.dirty.wait(LONG), "{seen} of 10,000");
+            assert!(wait(&lab.dirty, LONG), "{seen} of 10,000");
             let paths = lab.dirty.take_due(clock::now(), 1_000);
             seen += paths.iter().filter(|path| path.starts_with(b"many-")).count();
         }

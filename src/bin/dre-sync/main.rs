@@ -39,7 +39,7 @@ mod sessions;
 mod worker;
 
 use sessions::Talk;
-use worker::{Around, Fatal, Job, Shared, Worker};
+use worker::{Around, Job, Shared, Worker};
 
 /// A worker that was ended by its store or its disk is started anew after this.
 const AGAIN: Duration = Duration::from_secs(1);
@@ -67,7 +67,7 @@ struct Loaded {
 }
 
 fn load() -> Result<Loaded, config::Error> {
-    let sync = config::sync::load()?;
+    let sync = config::sync::load()?.apart()?;
     let key = config::read_key(&config::key_path())?;
     Ok(Loaded { group: config::group(), sync, key })
 }
@@ -158,14 +158,15 @@ fn keep_up(
             anew.send_modify(|n| *n += 1);
             worker.run()
         });
-        let Err((Fatal(why), back)) = ended else { return };
+        let Err((fatal, back)) = ended else { return };
         jobs = back;
+        let why = fatal.why();
         if said != why {
             around.journal.log(Notice::Trouble { text: format!("{}: {why}; opened anew", set.name) });
-            said.clone_from(&why);
+            why.clone_into(&mut said);
         }
-        shared.is_down(set, &why, &around.changed);
-        if !wait(&jobs, &why) {
+        shared.is_down(set, &fatal, &around.changed);
+        if !wait(&jobs, why) {
             return;
         }
     }
@@ -261,7 +262,11 @@ async fn run(mut loaded: Loaded, journal: &Journal) -> io::Result<()> {
                             "the new configuration is refused, the old one stays in force: {}",
                             error.lines()
                         );
-                        rejected = Some(text.clone());
+                        rejected = Some(format!(
+                            "the configuration on disk was refused at the last reload and is not in force ({}); drectl config \
+                             check, then: systemctl reload dre-sync",
+                            error.first()
+                        ));
                         journal.log(Notice::ConfigRejected { text });
                         notify.ready();
                     }
@@ -411,7 +416,11 @@ impl All {
 
     fn ask(&self, ask: Ask, reply: oneshot::Sender<Answer>) {
         let (Ask::Verify { set, .. } | Ask::Conflicts { set } | Ask::Trash { set }) = &ask else {
-            let (Ask::Restore { set, .. } | Ask::AcceptDeletes { set } | Ask::Force { set }) = &ask else {
+            let (Ask::Restore { set, .. }
+            | Ask::Drop { set, .. }
+            | Ask::AcceptDeletes { set }
+            | Ask::Force { set }) = &ask
+            else {
                 return;
             };
             match self.talk.sets.iter().find(|handle| handle.name == *set) {
@@ -444,7 +453,11 @@ impl All {
             }
             let _ = reply.send(match refused {
                 Some(why) => Answer::Refused(why),
-                None if lines.is_empty() => Answer::Kept(kept),
+                None if lines.is_empty() => {
+                    // The newest first among all sets: an id begins with its time.
+                    kept.sort_by(|a, b| b.id.cmp(&a.id));
+                    Answer::Kept(kept)
+                }
                 None => Answer::Done(lines.join("\n")),
             });
         });

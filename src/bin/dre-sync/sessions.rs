@@ -8,12 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use dre::config::Link;
 use dre::logic::sync::state::SKEW_MAX;
 use dre::logic::sync::talk::{Give, Hello, Offer, Take, VERSION};
 use dre::notice::Notice;
+use dre::shell::clock::wall_ns;
 use dre::shell::journal::Journal;
 use dre::shell::rsync;
 use dre::shell::secure::{self, Connection, Listener, Pass};
@@ -62,11 +63,6 @@ pub struct Seen {
     pub takers: usize,
     pub skew_ns: i64,
     pub trouble: Option<String>,
-}
-
-fn wall_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
 }
 
 /// Why a conversation ended.
@@ -204,7 +200,7 @@ async fn taking(talk: &Rc<Talk>, mut connection: Connection, link: usize) -> End
                 );
             }
             let half = i64::try_from(asked.elapsed().as_nanos() / 2).unwrap_or(0);
-            talk.skewed(wall_ns - sent - half);
+            talk.skewed(wall_ns.saturating_sub(sent).saturating_sub(half));
             sets
         }
     };
@@ -213,7 +209,8 @@ async fn taking(talk: &Rc<Talk>, mut connection: Connection, link: usize) -> End
         let offer = offers.iter().find(|offer| offer.set == set.name).cloned();
         // A set that the peer does not have is one that differs.
         let offer = offer.unwrap_or(Offer { set: set.name.clone(), digest: [0; 32], id: 0, last: 0 });
-        set.send(Job::Peer(Some(Peer { offer, words: words.clone(), ways: talk.ways(link) })));
+        let there = !offer.is_out_of_use() || offer.digest != lock(&set.shared.cursor).digest;
+        set.send(Job::Peer(there.then(|| Peer { offer, words: words.clone(), ways: talk.ways(link) })));
     }
     talk.see(|seen| (seen.link, seen.trouble) = (Some(talk.links[link].name.clone()), None));
     let (peer, name) = (talk.peer.clone(), talk.links[link].name.clone());
@@ -223,9 +220,9 @@ async fn taking(talk: &Rc<Talk>, mut connection: Connection, link: usize) -> End
         loop {
             match reader.receive::<Give>().await {
                 Ok(Give::Changes { set, id, wall_ns: at, entries, upto, more }) => {
-                    let skew = at - wall_ns();
+                    let skew = at.saturating_sub(wall_ns());
                     // What the words' way took is in it: only a step of a clock is seen like this.
-                    if (skew - talk.seen.borrow().skew_ns).unsigned_abs() > 500_000_000 {
+                    if skew.abs_diff(talk.seen.borrow().skew_ns) > 500_000_000 {
                         talk.skewed(skew);
                     }
                     if let Some(handle) = talk.sets.iter().find(|handle| handle.name == set) {
@@ -322,8 +319,15 @@ async fn giving(talk: &Rc<Talk>, mut connection: Connection, hello: Hello) -> En
         let _ = connection.send(&Give::Refused { reason: reason.clone() }).await;
         return reason;
     }
-    talk.skewed(hello.wall_ns - wall_ns());
-    let sets = talk.sets.iter().filter_map(|set| lock(&set.shared.offer).clone()).collect();
+    talk.skewed(hello.wall_ns.saturating_sub(wall_ns()));
+    let offer = |set: &Handle| {
+        let offer = lock(&set.shared.offer).clone();
+        offer.unwrap_or_else(|| {
+            let cursor = lock(&set.shared.cursor);
+            Offer::out_of_use(&cursor.set, cursor.digest)
+        })
+    };
+    let sets = talk.sets.iter().map(offer).collect();
     let welcome = Give::Welcome { version: VERSION, node: talk.node.clone(), wall_ns: wall_ns(), sets };
     if let Err(error) = connection.send(&welcome).await {
         return error.to_string();

@@ -12,12 +12,12 @@
 //! - a path is looked at before anything of the peer's replaces it, and what is replaced unseen is kept aside first;
 //! - a batch that was interrupted anywhere is taken again from its beginning, and ends the same.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use dre::config::sync::Set;
 use dre::logic::sync::guard::{Guard, Verdict as Deletions};
@@ -31,7 +31,7 @@ use dre::logic::sync::version::{Side, Version};
 use dre::logic::time::Moment;
 use dre::notice::Notice;
 use dre::rules::{Answer, Ask, SetStatus};
-use dre::shell::clock;
+use dre::shell::clock::{self, wall_ns};
 use dre::shell::journal::Journal;
 use dre::shell::kept::{Drawers, Kind, shown};
 use dre::shell::rsync::{self, Puller, Way};
@@ -48,6 +48,8 @@ use looking::Looked;
 
 /// Changes seen together are given together, but a large tree is given in pieces, so that the peer can begin.
 const LOOKED_AT_ONCE: usize = 1_000;
+/// A turn looks for no longer than this (and one piece) before it hears who else wants something.
+const LOOKING_MAX: Duration = Duration::from_millis(500);
 /// Taken in at once where nothing asks for the whole batch: each piece is visible when it is done.
 const TAKEN_AT_ONCE: usize = 2_500;
 /// What was written without a sync is durable after this.
@@ -68,6 +70,8 @@ const AGAIN_MAX: Duration = Duration::from_secs(60);
 /// What goes on changing is fetched anew no more often than this, and for no more than a quarter of the time.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 const LOOK_SHARE: u32 = 4;
+/// A generation that is live no more and still edited is left until the next start after so many looks.
+const RETIRE_TRIES: usize = 16;
 /// An `apply` that takes longer is given up.
 const APPLY_TIMEOUT: Duration = Duration::from_secs(60);
 /// A move is two events, of which the first may be seen this much earlier.
@@ -176,9 +180,12 @@ impl Shared {
     }
 
     /// The worker could not be opened, or ended: why.
-    pub fn is_down(&self, set: &Set, why: &str, changed: &watch::Sender<u64>) {
+    pub fn is_down(&self, set: &Set, fatal: &Fatal, changed: &watch::Sender<u64>) {
         *lock(&self.offer) = None;
-        let facts = Facts { root_gone: Some(why.to_owned()), ..Facts::default() };
+        let facts = match fatal.clone() {
+            Fatal::Root(why) => Facts { root_gone: Some(why), ..Facts::default() },
+            Fatal::Fault(why) => Facts { fault: Some(why), ..Facts::default() },
+        };
         let state = state::state(&set.name, &facts);
         let mut status = lock(&self.status);
         if status.state != state.word {
@@ -231,24 +238,55 @@ pub struct Around {
 }
 
 /// Why a worker ends before it is told to: it is started anew, with a new store.
-#[derive(Debug)]
-pub struct Fatal(pub String);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fatal {
+    /// The set's directory is not there, or not the one that it was.
+    Root(String),
+    /// Anything else: the database, a disk, a limit of this process. Whether the root is there, the next opening finds out.
+    Fault(String),
+}
+
+impl Fatal {
+    pub fn why(&self) -> &str {
+        let (Self::Root(why) | Self::Fault(why)) = self;
+        why
+    }
+
+    /// Of a tree that could not be opened: what is wrong with the root itself, or why it cannot be worked on.
+    fn unopened(set: &Set, error: &dre::shell::tree::Error) -> Self {
+        let root = set.root.display();
+        match error.errno() {
+            // What is mounted cannot change names with a link, and nothing is renamed into it.
+            Some(libc::EXDEV | libc::EBUSY) if set.publish == dre::config::sync::Publish::Tree => {
+                Self::Root(format!(
+                    "a file system is mounted at {root} or at where it leads, and with publish = \"tree\" its generations and staging, \
+                     which lie beside it, must be on the same one: mount one level higher and make {root} a directory in it, or write \
+                     publish = \"files\" ({error})"
+                ))
+            }
+            None | Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP | libc::ESTALE | libc::EXDEV) => {
+                Self::Root(error.to_string())
+            }
+            Some(_) => Self::Fault(error.to_string()),
+        }
+    }
+}
 
 impl From<store::Error> for Fatal {
     fn from(error: store::Error) -> Self {
-        Self(error.to_string())
+        Self::Fault(error.to_string())
     }
 }
 
 impl From<dre::shell::tree::Error> for Fatal {
     fn from(error: dre::shell::tree::Error) -> Self {
-        Self(error.to_string())
+        Self::Fault(error.to_string())
     }
 }
 
 impl From<std::io::Error> for Fatal {
     fn from(error: std::io::Error) -> Self {
-        Self(error.to_string())
+        Self::Fault(error.to_string())
     }
 }
 
@@ -266,6 +304,8 @@ struct Taker {
 struct Stalled {
     rejected: Option<String>,
     blocked: Option<String>,
+    /// One path that cannot be; the others can.
+    barred: Option<String>,
 }
 
 pub struct Worker {
@@ -299,8 +339,8 @@ pub struct Worker {
     refused: BTreeMap<Vec<u8>, String>,
     /// What was being published when an earlier process ended: found on the disk, it is the peer's and no edit of this node's.
     intents: HashMap<Vec<u8>, Record>,
-    /// Kept aside already, of what waits: a second try keeps no second copy.
-    kept: BTreeSet<Vec<u8>>,
+    /// Kept aside already, of what waits: a second try keeps no second copy of the same version.
+    kept: HashSet<(Vec<u8>, Version)>,
     /// Written because the peer has it: not given back to it.
     echo: HashMap<Vec<u8>, Version>,
     /// Contents that came under a new name, for a while: what went elsewhere at the same time was only moved.
@@ -334,11 +374,6 @@ fn intents(store: &Store) -> Result<HashMap<Vec<u8>, Record>, Fatal> {
     Ok(all.into_iter().collect())
 }
 
-fn wall_ns() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    i64::try_from(since.as_nanos()).unwrap_or(i64::MAX)
-}
-
 impl Worker {
     /// Opens everything and begins to watch. `stir` tells the inbox that the watcher saw something.
     pub fn open(
@@ -353,19 +388,19 @@ impl Worker {
             let known = store.totals().present();
             if known > 0 && Tree::is_bare(set) {
                 // What would be published there would lie below the mount point later.
-                return Err(Fatal(format!(
+                return Err(Fatal::Root(format!(
                     "{0} is empty and has no .dre-stage, though {known} of its paths are known: is it not mounted? (If it is \
                      meant to be empty: mkdir {0}/.dre-stage)",
                     set.root.display()
                 )));
             }
-            let tree = Tree::open(set).map_err(|error| Fatal(error.to_string()))?;
+            let tree = Tree::open(set).map_err(|error| Fatal::unopened(set, &error))?;
             let drawers = Drawers::open(&around.state, &set.name)?;
             let (journal, name) = (around.journal.clone(), set.name.clone());
             let setup = rsync::Setup {
                 program: "rsync".into(),
                 module: set.name.clone(),
-                staging: tree.staging(),
+                staging: rsync::Staging::new(tree.staging_held()?, tree.staging()),
                 root: tree.live(),
                 secret: around.secret.clone(),
                 through: around.through.clone(),
@@ -413,7 +448,7 @@ impl Worker {
             look_at: now,
             refused: BTreeMap::new(),
             intents,
-            kept: BTreeSet::new(),
+            kept: HashSet::new(),
             echo: HashMap::new(),
             appeared: VecDeque::new(),
             verdict: Verdict::Fine,
@@ -448,17 +483,59 @@ impl Worker {
     /// Generations that a crash left behind: what the live one does not have is kept.
     fn leftovers(&mut self) -> Result<(), Fatal> {
         for old in self.tree.leftovers()? {
-            for path in &old.clashes {
-                let aside = self.drawers.place(Kind::Conflicts, path, &self.around.node, false)?;
-                match self.tree.keep_old(&old, path, &aside) {
-                    Ok(()) => self.conflict(path, (&self.around.peer, &self.around.node), &aside, false),
-                    Err(Place::Changed | Place::NotEmpty) => {}
+            self.retire(old, false)?;
+        }
+        Ok(())
+    }
+
+    /// Keeps what `put` puts aside; where it is, if there was anything to keep.
+    fn keep(
+        &self,
+        kind: Kind,
+        path: &[u8],
+        (node, uncertain): (&str, bool),
+        put: impl FnOnce(&Path) -> Result<(), Place>,
+    ) -> Result<Option<std::path::PathBuf>, Place> {
+        let failed = |at: &Path, error| {
+            Place::Failed(dre::shell::tree::Error::new(at.to_owned(), "keep a copy of it there", error))
+        };
+        self.drawers.keep(kind, (path, node, uncertain), put, failed)
+    }
+
+    /// A generation that is live no more: what was edited in it is kept or carried over, and it goes. Somebody whose directory it still
+    /// is may go on editing: until nothing more comes.
+    fn retire(&mut self, mut old: dre::shell::tree::Old, uncertain: bool) -> Result<(), Fatal> {
+        for _ in 0..RETIRE_TRIES {
+            for path in std::mem::take(&mut old.carried) {
+                self.dirty.mark(path);
+            }
+            for path in std::mem::take(&mut old.clashes) {
+                let whose = (self.around.node.as_str(), uncertain);
+                match self.keep(Kind::Conflicts, &path, whose, |aside| self.tree.keep_old(&old, &path, aside))
+                {
+                    Ok(Some(aside)) => {
+                        self.conflict(&path, (&self.around.peer, &self.around.node), &aside, uncertain);
+                    }
+                    // Deleted there: nothing to keep.
+                    Ok(None) | Err(Place::Changed | Place::NotEmpty) => {}
                     Err(Place::Failed(error)) => return Err(error.into()),
                 }
             }
             self.drawers.settle()?;
-            self.tree.discard(old)?;
+            if let Some(relinked) = self.tree.discard(&mut old)? {
+                return Ok(self.store.write(false, |batch| {
+                    for dre::shell::tree::Relinked { path, before, after } in &relinked {
+                        if batch.get(path)?.and_then(|known| known.stat) == Some(*before) {
+                            batch.restat(path, Some(*after))?;
+                        }
+                    }
+                    Ok(())
+                })?);
+            }
         }
+        // It stays, and is found at the next start.
+        let text = format!("{}: its old generation is edited all the time and stays", self.set.name);
+        self.around.journal.log(Notice::Trouble { text });
         Ok(())
     }
 
@@ -586,7 +663,7 @@ impl Worker {
                 let answer = match self.asked(ask) {
                     Ok(answer) => answer,
                     Err(fatal) => {
-                        let _ = reply.send(Answer::Refused(fatal.0.clone()));
+                        let _ = reply.send(Answer::Refused(fatal.why().to_owned()));
                         return Err(fatal);
                     }
                 };
@@ -611,6 +688,7 @@ impl Worker {
             Ask::Conflicts { .. } => Answer::Kept(self.drawers.all(Kind::Conflicts)),
             Ask::Trash { .. } => Answer::Kept(self.drawers.all(Kind::Trash)),
             Ask::Restore { id, .. } => self.restore(&id)?,
+            Ask::Drop { id, .. } => self.drop_conflict(&id)?,
             Ask::AcceptDeletes { .. } => {
                 if let Some(why) = &self.facts.root_gone {
                     return Ok(Answer::Refused(format!("{}: {why}", self.set.name)));
@@ -651,18 +729,45 @@ impl Worker {
         };
         self.look(std::slice::from_ref(&path), false)?;
         let known = self.store.get(&path)?;
+        let mut replaced = None;
         if known.as_ref().is_some_and(|known| known.record.entry().is_some()) {
-            let aside = self.drawers.place(Kind::Trash, &path, &self.around.node, false)?;
-            if let Err(error) = self.tree.remove(&path, known.and_then(|k| k.stat).as_ref(), &aside) {
-                return Ok(Answer::Refused(format!("{} cannot be set aside: {error}", shown(&path))));
+            let stat = known.and_then(|k| k.stat);
+            let put = |aside: &Path| self.tree.remove(&path, stat.as_ref(), aside);
+            match self.keep(Kind::Trash, &path, (&self.around.node, false), put) {
+                Ok(aside) => replaced = aside,
+                Err(error) => {
+                    return Ok(Answer::Refused(format!("{} cannot be set aside: {error}", shown(&path))));
+                }
             }
         }
         if let Err(error) = self.tree.put_back(&content, &path) {
-            return Ok(Answer::Refused(format!("{} cannot be put back: {error}", shown(&path))));
+            // What was there comes back: its absence would be taken for a deletion, here and then on the peer.
+            let again = replaced.map(|aside| self.tree.put_back(&aside, &path));
+            let more = match again {
+                Some(Err(worse)) => format!("; nor can what was there ({worse}): it is in the trash"),
+                _ => String::new(),
+            };
+            return Ok(Answer::Refused(format!("{} cannot be put back: {error}{more}", shown(&path))));
         }
         self.drawers.forget(id)?;
         self.look(std::slice::from_ref(&path), false)?;
         Ok(Answer::Done(format!("{} is back as it was kept, and goes to the peer", shown(&path))))
+    }
+
+    /// The loser of a conflict is not wanted any more.
+    fn drop_conflict(&mut self, id: &str) -> Result<Answer, Fatal> {
+        let set = &self.set.name;
+        let Some(kept) = self.drawers.all(Kind::Conflicts).into_iter().find(|kept| kept.id == id) else {
+            return Ok(Answer::Refused(format!(
+                "{set} keeps no loser of a conflict under {id}; see \"drectl rules conflicts {set}\""
+            )));
+        };
+        self.drawers.forget(id)?;
+        let left = self.drawers.count(Kind::Conflicts);
+        Ok(Answer::Done(format!(
+            "{} of {} is thrown away; conflicts of {set} still kept: {left}",
+            kept.path, kept.node
+        )))
     }
 
     // ---- a turn --------------------------------------------------------------------------------------
@@ -690,7 +795,8 @@ impl Worker {
             for directory in self.dirty.take_moved(clock::now()) {
                 self.look_below(&directory)?;
             }
-            loop {
+            // Somebody who writes all the time must not keep the peer, an operator or a stop waiting.
+            while clock::now() < now + LOOKING_MAX {
                 let due = self.dirty.take_due(clock::now(), LOOKED_AT_ONCE);
                 if due.is_empty() {
                     break;
@@ -719,7 +825,7 @@ impl Worker {
             self.tidy_at = now + TIDY_EVERY;
             self.drawers.prune()?;
             let age = i64::try_from(TOMBSTONE_LASTS.as_nanos()).unwrap_or(i64::MAX);
-            self.store.drop_tombstones(wall_ns() - age)?;
+            self.store.drop_tombstones(wall_ns().saturating_sub(age))?;
         }
         Ok(())
     }
@@ -734,11 +840,11 @@ impl Worker {
         }
         if why.is_none() && self.facts.root_gone.is_some() {
             // It is back, perhaps another directory: everything is opened and looked at anew.
-            return Err(Fatal("the root is back".into()));
+            return Err(Fatal::Root("the root is back".into()));
         }
         if why.is_none() && self.dirty.root_gone() {
             // Away and back within a moment, or another directory under its name.
-            return Err(Fatal("the root was moved or made anew".into()));
+            return Err(Fatal::Root("the root was moved or made anew".into()));
         }
         self.facts.root_gone = why;
         Ok(())
@@ -823,3 +929,6 @@ fn moved(store: &Store, appeared: &VecDeque<(Moment, [u8; 32])>, pending: &BTree
     }
     count
 }
+
+#[cfg(test)]
+mod tests;

@@ -5,11 +5,12 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::raw::{Owner, Raw};
-use super::{Publish, Set, Sync, digest, globs};
+use super::{Publish, Set, Sync, digest};
 use crate::config::check::Findings;
 use crate::config::error::{Error, Place};
 use crate::config::raw::{At, whole};
 use crate::config::{Settings, sync};
+use crate::logic::sync::filter::glob;
 
 /// A set has two threads, a store and a watch on each of its directories.
 const SETS_MAX: usize = 32;
@@ -22,9 +23,10 @@ const VALIDATE_MS: std::ops::RangeInclusive<u64> = 100..=600_000;
 const APPLY_EVERY_MS: std::ops::RangeInclusive<u64> = 0..=3_600_000;
 
 /// The system's own: not to be a set themselves, though a directory below may be.
-const SYSTEM: [&str; 19] = [
+const SYSTEM: [&str; 14] = [
     "/",
     "/etc",
+    "/root",
     "/usr",
     "/usr/local",
     "/usr/local/bin",
@@ -34,17 +36,13 @@ const SYSTEM: [&str; 19] = [
     "/usr/share",
     "/var",
     "/var/lib",
-    "/var/opt",
-    "/opt",
-    "/srv",
-    "/home",
-    "/root",
-    "/mnt",
-    "/media",
     "/var/log",
+    "/var/opt",
 ];
+/// Nor these; but everything in them is somebody's files.
+const PLACES: [&str; 5] = ["/home", "/media", "/mnt", "/opt", "/srv"];
 /// Neither themselves nor anything below.
-const SYSTEM_BELOW: [(&str, &str); 18] = [
+const SYSTEM_BELOW: [(&str, &str); 23] = [
     ("/proc", "the kernel's own"),
     ("/sys", "the kernel's own"),
     ("/dev", "the kernel's own"),
@@ -54,6 +52,7 @@ const SYSTEM_BELOW: [(&str, &str); 18] = [
     ("/var/tmp", "tidied up by the system, which would be a deletion on both nodes"),
     ("/var/cache", "tidied up by the system, which would be a deletion on both nodes"),
     ("/var/lib/dre", "dre's own"),
+    ("/var/lib/dre-rules", "dre's own, with the trash in it"),
     ("/var/lib/systemd", "systemd's own, each node's another"),
     ("/etc/dre", "dre's own, with the cluster key in it"),
     ("/etc/systemd", "systemd's own"),
@@ -61,8 +60,12 @@ const SYSTEM_BELOW: [(&str, &str); 18] = [
     ("/bin", "programs of the system"),
     ("/sbin", "programs of the system"),
     ("/lib", "programs of the system"),
+    ("/lib32", "programs of the system"),
+    ("/lib64", "programs of the system"),
     ("/usr/bin", "programs of the system"),
     ("/usr/lib", "programs of the system"),
+    ("/usr/lib64", "programs of the system"),
+    ("/usr/sbin", "programs of the system"),
 ];
 
 /// All checks; all findings.
@@ -127,14 +130,23 @@ pub fn settings(raw: Raw, sources: &[(PathBuf, String)], pair: &Settings) -> Res
     for (name, set) in &raw.sets {
         name_holds(&mut bad, name, &set.place);
         let root = root(&mut bad, name, set.root.as_ref(), &set.place);
+        let whole = set.publish.as_ref().is_some_and(|word| word.value == "tree");
         if let (Some(root), Some(at)) = (&root, &set.root) {
+            if let Some(around) = root.parent().filter(|around| whole && is_systems(around)) {
+                bad.add(
+                    &at.place,
+                    format!("publish = \"tree\" with a root in {}", around.display()),
+                    "the generations of the tree lie beside its root, and dre-sync writes to no directory of the system",
+                    format!("move the files to a directory of their own, like {}/rules/live", around.display()),
+                );
+            }
             for (other, there) in &roots {
                 nested(&mut bad, (name, root), (other, there), &at.place);
             }
             roots.push((name, root.clone()));
         }
         for pattern in set.include.iter().chain(&set.exclude).flatten() {
-            if let Err(error) = globs::glob(&pattern.value) {
+            if let Err(error) = glob(&pattern.value) {
                 bad.add(
                     &pattern.place,
                     format!("{:?} is no pattern: {error}", pattern.value),
@@ -232,6 +244,11 @@ fn name_holds(bad: &mut Findings, name: &str, place: &Place) {
     }
 }
 
+/// Whether a directory is the system's own: what lies beside a root in it is none of dre-sync's business.
+pub fn is_systems(directory: &Path) -> bool {
+    SYSTEM.iter().any(|dir| directory == Path::new(dir))
+}
+
 /// The root, cleaned of doubled and trailing slashes.
 fn root(bad: &mut Findings, name: &str, at: Option<&At<String>>, set: &Place) -> Option<PathBuf> {
     let Some(at) = at else {
@@ -257,7 +274,7 @@ fn root(bad: &mut Findings, name: &str, at: Option<&At<String>>, set: &Place) ->
     }
     let path: PathBuf = path.components().collect();
     let below = SYSTEM_BELOW.iter().find(|(dir, _)| path.starts_with(dir));
-    if below.is_some() || SYSTEM.iter().any(|dir| path == Path::new(dir)) {
+    if below.is_some() || SYSTEM.iter().chain(&PLACES).any(|dir| path == Path::new(dir)) {
         let why = below.map_or(
             "shared by everything on the machine; its files must not be another node's",
             |(_, why)| why,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use nix::unistd::{Group, User};
 
-use super::{Set, Sync};
+use super::{Publish, Set, Sync};
 use crate::config::error::{Error, Finding};
 
 /// Where a command without a slash is looked for, by dre-sync and by what runs in its place: systemd's own list.
@@ -14,8 +14,7 @@ pub const SEARCH: [&str; 6] = ["/usr/local/sbin", "/usr/local/bin", "/usr/sbin",
 impl Sync {
     /// What of the sets cannot hold on this machine. What may come later (a directory, a program) is only said.
     pub fn check_host(&self) -> (Vec<String>, Result<(), Error>) {
-        let (mut warnings, mut bad) = (vec![], vec![]);
-        let mut real: Vec<(&Set, PathBuf)> = vec![];
+        let (mut warnings, mut bad) = (vec![], self.overlaps());
         for set in &self.sets {
             let name = &set.name;
             match std::fs::metadata(&set.root) {
@@ -29,7 +28,13 @@ impl Sync {
                     why: "a set is a directory with all that is below it".into(),
                     remedy: "write the directory the file is in, and choose with include".into(),
                 }),
-                Ok(_) => real.extend(set.root.canonicalize().ok().map(|path| (set, path))),
+                Ok(_) if set.publish == Publish::Files && set.root.is_symlink() => bad.push(Finding {
+                    place: None,
+                    what: format!("set {name}: {} is a link", set.root.display()),
+                    why: "whoever may change it would choose where dre-sync writes, as root".into(),
+                    remedy: "write where it leads as the root".into(),
+                }),
+                Ok(_) => {}
             }
             for (key, command) in [("validate", &set.validate), ("apply", &set.apply)] {
                 let program = command.as_ref().and_then(|words| words.first());
@@ -45,6 +50,19 @@ impl Sync {
                 ));
             }
         }
+        (warnings, if bad.is_empty() { Ok(()) } else { Err(Error::of_host(bad)) })
+    }
+
+    /// What no dre-sync may begin with: sets that undo each other.
+    pub fn apart(self) -> Result<Self, Error> {
+        let bad = self.overlaps();
+        if bad.is_empty() { Ok(self) } else { Err(Error::of_host(bad)) }
+    }
+
+    fn overlaps(&self) -> Vec<Finding> {
+        let real: Vec<(&Set, PathBuf)> =
+            self.sets.iter().filter_map(|set| Some((set, set.root.canonicalize().ok()?))).collect();
+        let mut bad = vec![];
         for (index, (set, path)) in real.iter().enumerate() {
             for (other, there) in real.iter().take(index) {
                 if path.starts_with(there) || there.starts_with(path) {
@@ -63,7 +81,7 @@ impl Sync {
                 }
             }
         }
-        (warnings, if bad.is_empty() { Ok(()) } else { Err(Error::of_host(bad)) })
+        bad
     }
 }
 

@@ -11,7 +11,7 @@ use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
-use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
+use globset::{Glob, GlobBuilder, GlobSet, GlobSetBuilder};
 
 /// Compiled globs of one set. Paths are bytes, relative to the root.
 #[derive(Debug, Clone)]
@@ -71,17 +71,26 @@ fn ignored(name: &[u8]) -> bool {
 fn compiled(patterns: &[String]) -> Result<GlobSet, String> {
     let mut set = GlobSetBuilder::new();
     for pattern in patterns {
-        let own = pattern.trim_end_matches('/');
-        if own.is_empty() || own.starts_with('/') || own.split('/').any(|name| matches!(name, "." | "..")) {
-            return Err(format!(
-                "{pattern:?} matches no path: those of a set are relative, without \".\" and \"..\""
-            ));
-        }
-        let anywhere = if own.contains('/') { own.to_owned() } else { format!("**/{own}") };
-        let glob = GlobBuilder::new(&anywhere).literal_separator(true).backslash_escape(true).build();
-        set.add(glob.map_err(|error| format!("{pattern:?}: {}", error.kind()))?);
+        set.add(glob(pattern).map_err(|why| format!("{pattern:?}: {why}"))?);
     }
     set.build().map_err(|error| error.to_string())
+}
+
+/// One pattern; the sentence says what is wrong with it.
+pub fn glob(pattern: &str) -> Result<Glob, String> {
+    let own = pattern.trim_end_matches('/');
+    if own.is_empty() {
+        return Err("it matches nothing".into());
+    }
+    if own.starts_with('/') {
+        return Err("paths in a set begin below its root, never with a slash".into());
+    }
+    if own.split('/').any(|name| name == "." || name == "..") {
+        return Err("paths in a set have no \".\" and no \"..\"".into());
+    }
+    let anywhere = if own.contains('/') { own.to_owned() } else { format!("**/{own}") };
+    let built = GlobBuilder::new(&anywhere).literal_separator(true).backslash_escape(true).build();
+    built.map_err(|error| error.kind().to_string())
 }
 
 #[cfg(test)]
@@ -121,6 +130,12 @@ mod tests {
             (&[], &["old/2024"], "old/2024/a", false),
             (&[], &["old/2024"], "old/2025/a", true),
             (&["*.xml"], &["old"], "old.xml", true),
+            (&["**/*.xml"], &[], "a.xml", true),
+            (&["**/*.xml"], &[], "deep/er/a.xml", true),
+            (&["{a,b}.xml"], &[], "x/b.xml", true),
+            (&["[ab].xml"], &[], "c.xml", false),
+            (&["a\\*.xml"], &[], "a*.xml", true),
+            (&["*.xml"], &["*.bak"], "a.bak/a.xml", false),
         ] {
             let filter = filter(include, exclude);
             assert_eq!(filter.takes(path.as_bytes()), takes, "{include:?} {exclude:?} {path}");
@@ -142,7 +157,7 @@ mod tests {
 
     #[test]
     fn a_pattern_that_matches_nothing_is_a_mistake() {
-        for bad in ["", "/", "/etc/*", "a/../b", "./a", "[", "{a"] {
+        for bad in ["", "/", "/etc/*", "a/../b", "./a", "[", "a[b", "{a", "***["] {
             assert!(Filter::new(&[], &[bad.to_owned()]).is_err(), "{bad:?}");
         }
     }

@@ -10,6 +10,7 @@
 //! | `publish` | in which order a batch becomes visible, and which batch is held |
 //! | `guard` | which deletions are believed, and when |
 //! | `plan` | a batch of the peer's, taken apart |
+//! | `retain` | how much of what is kept aside stays |
 //! | `state` | what a set's state is called, why, and what to do |
 //! | `talk` | the words between the two nodes |
 //! | `sim` | two nodes with hands that edit, delete and cut the wire: converged, and nothing lost |
@@ -26,6 +27,7 @@ pub mod merge;
 pub mod plan;
 pub mod publish;
 pub mod record;
+pub mod retain;
 pub mod settle;
 pub mod state;
 pub mod talk;

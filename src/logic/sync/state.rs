@@ -10,6 +10,8 @@ pub const SKEW_MAX: Duration = Duration::from_secs(1);
 pub struct Facts {
     /// Why the root cannot be used.
     pub root_gone: Option<String>,
+    /// Why nothing can be done with the set though its root may be there: its database, the disk, this process's limits.
+    pub fault: Option<String>,
     /// The settings of the set differ between the nodes.
     pub differs: bool,
     /// So many deletions of so many files wait for a word; on this node, or (by its verdict) on the peer.
@@ -37,7 +39,7 @@ pub struct Facts {
     pub refused: Option<String>,
 }
 
-/// A state with its reason and remedy.
+/// A state with its reason and remedy. The remedy has no "; ": an alarm's text is `reason; remedy`, and whoever shows it splits there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct State {
     pub word: &'static str,
@@ -55,15 +57,24 @@ pub fn state(set: &str, f: &Facts) -> State {
         return alarm(
             "ROOT_GONE",
             format!("the root cannot be used: {why}; nothing is taken for deleted meanwhile"),
-            "mount it, or bring the directory back; if what is there now is to be the set from now on, \"systemctl restart dre-sync\""
+            "mount it, or bring the directory back, or, if what is there now is to be the set from now on, \"systemctl restart dre-sync\""
                 .into(),
+        );
+    }
+    if let Some(why) = &f.fault {
+        return alarm(
+            "BLOCKED",
+            format!("the set cannot be worked on: {why}"),
+            "mend what is named, it is tried again by itself".into(),
         );
     }
     if f.differs {
         return alarm(
             "DIFFERS",
             "the nodes' sync.toml differ for this set; it is not synchronised".into(),
-            "make /etc/dre/sync.toml the same on both nodes, then \"systemctl reload dre-sync\"".into(),
+            "make /etc/dre/sync.toml the same on both nodes, then there \"systemctl daemon-reload\", if encrypt, rsync_port or the links \
+             changed \"systemctl restart dre-sync-rsync.socket\", and \"systemctl restart dre-sync\""
+                .into(),
         );
     }
     if let Some((deleted, known)) = f.held {
@@ -157,7 +168,10 @@ pub fn state(set: &str, f: &Facts) -> State {
         return alarm(
             "CONFLICTS",
             format!("{} versions lost against another edit and are kept aside", f.conflicts),
-            format!("see \"drectl rules conflicts {set}\""),
+            format!(
+                "\"drectl rules conflicts {set}\" lists them, \"drectl rules conflicts restore\" puts one in force, \"drectl rules \
+                 conflicts drop\" throws one away"
+            ),
         );
     }
     plain("IN_SYNC", f.refused.clone().unwrap_or_default())
@@ -165,6 +179,8 @@ pub fn state(set: &str, f: &Facts) -> State {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[test]
@@ -172,7 +188,8 @@ mod tests {
         let ok = Facts { connected: true, ..Facts::default() };
         let some = || Some(String::from("why"));
         let rows = [
-            (Facts { root_gone: some(), held: Some((1, 2)), ..ok.clone() }, "ROOT_GONE"),
+            (Facts { root_gone: some(), fault: some(), held: Some((1, 2)), ..ok.clone() }, "ROOT_GONE"),
+            (Facts { fault: some(), differs: true, ..ok.clone() }, "BLOCKED"),
             (Facts { differs: true, rejected: some(), ..ok.clone() }, "DIFFERS"),
             (Facts { held: Some((30, 40)), blocked: some(), ..ok.clone() }, "HELD"),
             (Facts { rejected: some(), taking: 3, ..ok.clone() }, "REJECTED"),
@@ -189,11 +206,18 @@ mod tests {
             (Facts { conflicts: 1, ..ok.clone() }, "CONFLICTS"),
             (ok, "IN_SYNC"),
         ];
+        let words: BTreeSet<&str> = rows.iter().map(|(_, word)| *word).collect();
+        assert_eq!(words, BTreeSet::from(crate::rules::STATES), "each state has a row, and no other");
         for (facts, word) in rows {
             let state = state("re", &facts);
             assert_eq!(state.word, word, "{facts:?}");
             assert_eq!(state.alarm, !state.remedy.is_empty(), "{word}");
             assert!(word == "IN_SYNC" || !state.reason.is_empty(), "{word} gives no reason");
+            assert!(
+                !state.remedy.contains("; "),
+                "{word}: \"; \" is where an alarm's remedy begins: {}",
+                state.remedy
+            );
         }
     }
 }

@@ -114,9 +114,21 @@ pub enum Give {
 pub struct Offer {
     pub set: String,
     pub digest: [u8; 32],
+    /// The store's; 0 while the set cannot be used, see [`Self::out_of_use`].
     pub id: u64,
     /// Newest change.
     pub last: u64,
+}
+
+impl Offer {
+    /// Of a set that is configured and cannot be worked on now: nothing comes of it until the next conversation.
+    pub fn out_of_use(set: &str, digest: [u8; 32]) -> Self {
+        Self { set: set.to_owned(), digest, id: 0, last: 0 }
+    }
+
+    pub fn is_out_of_use(&self) -> bool {
+        self.id == 0
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -1,7 +1,8 @@
 //! What a path has beside its content: owners by name, mode, extended attributes, time.
 //!
 //! A name that this node does not know becomes root's, and a warning; the record keeps the name, so that this is no edit
-//! (see [`super::Tree::look`]).
+//! (see [`super::Tree::look`]). But not of a file with a set-user-ID or set-group-ID bit: whoever made it elsewhere would have made a
+//! program of root's here ([`Owners::lends`]).
 //!
 //! Absent on purpose: `security.*` (SELinux labels are the node's own; a file's capabilities would let the peer hand
 //! out rights that dre-sync itself does not have), `trusted.*`. ACLs are replicated as they are: the ids in them are
@@ -67,9 +68,11 @@ impl Owners {
     }
 
     fn name_in_set(&self, here: Option<String>, id: u32) -> String {
-        match here {
-            Some(here) => self.in_set.get(&here).cloned().unwrap_or(here),
-            None => format!("#{id}"),
+        let named = here.as_ref().and_then(|here| self.in_set.get(here));
+        // `owners` may have a number instead of a name.
+        match named.or_else(|| self.in_set.get(&id.to_string())) {
+            Some(name) => name.clone(),
+            None => here.unwrap_or_else(|| format!("#{id}")),
         }
     }
 
@@ -98,36 +101,58 @@ impl Owners {
         self.here.get(name).map_or(name, String::as_str)
     }
 
+    fn known_uid(&self, name: &str) -> Result<Option<u32>, Errno> {
+        if let Some(id) = self.names().uids.get(name) {
+            return Ok(*id);
+        }
+        let found = none_if_unknown(User::from_name(self.here(name)))?;
+        let id = found.map(|user| user.uid.as_raw()).or_else(|| number(self.here(name)));
+        self.names().uids.insert(name.to_owned(), id);
+        Ok(id)
+    }
+
     fn uid(&self, name: &str) -> Result<Uid, Errno> {
-        let known = self.names().uids.get(name).copied();
-        let id = match known {
-            Some(id) => id,
-            None => {
-                let found = none_if_unknown(User::from_name(self.here(name)))?;
-                let id = found.map(|user| user.uid.as_raw()).or_else(|| number(name));
-                self.names().uids.insert(name.to_owned(), id);
-                id
-            }
-        };
-        Ok(Uid::from_raw(id.unwrap_or_else(|| self.warn("user", name))))
+        Ok(Uid::from_raw(self.known_uid(name)?.unwrap_or_else(|| self.warn("user", name))))
+    }
+
+    fn known_gid(&self, name: &str) -> Result<Option<u32>, Errno> {
+        if let Some(id) = self.names().gids.get(name) {
+            return Ok(*id);
+        }
+        let found = none_if_unknown(Group::from_name(self.here(name)))?;
+        let id = found.map(|group| group.gid.as_raw()).or_else(|| number(self.here(name)));
+        self.names().gids.insert(name.to_owned(), id);
+        Ok(id)
     }
 
     fn gid(&self, name: &str) -> Result<Gid, Errno> {
-        let known = self.names().gids.get(name).copied();
-        let id = match known {
-            Some(id) => id,
-            None => {
-                let found = none_if_unknown(Group::from_name(self.here(name)))?;
-                let id = found.map(|group| group.gid.as_raw()).or_else(|| number(name));
-                self.names().gids.insert(name.to_owned(), id);
-                id
-            }
-        };
-        Ok(Gid::from_raw(id.unwrap_or_else(|| self.warn("group", name))))
+        Ok(Gid::from_raw(self.known_gid(name)?.unwrap_or_else(|| self.warn("group", name))))
     }
 
     pub fn ids(&self, entry: &Entry) -> Result<(Uid, Gid), Errno> {
         Ok((self.uid(&entry.owner)?, self.gid(&entry.group)?))
+    }
+
+    /// Why a file must not be made here: it would run with the rights of root, whom it does not belong to.
+    pub fn lends(&self, entry: &Entry) -> Result<Option<String>, Errno> {
+        const SET_UID: u32 = 0o4000;
+        const SET_GID: u32 = 0o2000;
+        if !matches!(entry.content, Content::File { .. }) || entry.mode & (SET_UID | SET_GID) == 0 {
+            return Ok(None);
+        }
+        let sentence = |bit: &str, what: &str, name: &str| {
+            let here = self.here(name);
+            format!(
+                "it has the set-{what}-ID bit ({bit}) and there is no {what} {here} on this node: it would run as root; make the {what}, or take the bit away"
+            )
+        };
+        if entry.mode & SET_UID != 0 && self.known_uid(&entry.owner)?.is_none() {
+            return Ok(Some(sentence("4000", "user", &entry.owner)));
+        }
+        if entry.mode & SET_GID != 0 && self.known_gid(&entry.group)?.is_none() {
+            return Ok(Some(sentence("2000", "group", &entry.group)));
+        }
+        Ok(None)
     }
 
     /// Root's number: what nobody here may have, root has.
@@ -154,10 +179,10 @@ fn none_if_unknown<T>(found: Result<Option<T>, Errno>) -> Result<Option<T>, Errn
     }
 }
 
-/// `#1234`, of an owner that has no name where it was seen.
+/// `#1234`, of an owner that has no name where it was seen; `1234`, as `owners` may have it.
 fn number(name: &str) -> Option<u32> {
     // The highest means "do not change" to chown(2).
-    name.strip_prefix('#')?.parse().ok().filter(|id| *id != u32::MAX)
+    name.strip_prefix('#').unwrap_or(name).parse().ok().filter(|id| *id != u32::MAX)
 }
 
 fn replicated(name: &[u8]) -> bool {

@@ -27,9 +27,9 @@ use nix::fcntl::{AtFlags, OFlag, RenameFlags, readlinkat, renameat, renameat2};
 use nix::sys::stat::{Mode, mkdirat};
 use nix::unistd::{UnlinkatFlags, linkat, symlinkat, unlinkat};
 
-use crate::logic::sync::record::{Known, Stat};
+use crate::logic::sync::record::Stat;
 use crate::shell::beneath::{self, Ground, Kind, joined, kind, lstat};
-use crate::shell::tree::{Error, Look, Place, Tree, attributes, moved};
+use crate::shell::tree::{Error, Place, Tree, attributes, moved};
 
 type Listing = BTreeMap<Vec<u8>, Stat>;
 
@@ -54,11 +54,13 @@ pub struct Old {
     pub(super) ground: Option<Ground>,
     number: u64,
     before: Listing,
-    acted: BTreeSet<Vec<u8>>,
+    /// What of it is dealt with: anything else in it is an edit.
+    seen: Listing,
+    /// What the batch changed; `None`: that is not known any more, it may be anything.
+    acted: Option<BTreeSet<Vec<u8>>>,
     /// Edits that were made in it and are in the live one now: to be looked at as if an event had told of them.
     pub carried: Vec<Vec<u8>>,
-    /// Paths that were edited in it *and* are another in the live one: both versions are there, see [`Tree::look_old`],
-    /// [`Tree::keep_old`] and [`Tree::carry`].
+    /// Paths that were edited in it *and* are another in the live one, which stays: see [`Tree::keep_old`].
     pub clashes: Vec<Vec<u8>>,
 }
 
@@ -120,6 +122,11 @@ impl Generations {
 
     pub fn next(&self) -> Option<&Ground> {
         Some(&self.next.as_ref()?.ground)
+    }
+
+    /// Whether something was done in the next one.
+    pub fn has_acted(&self) -> bool {
+        self.next.as_ref().is_some_and(|next| !next.acted.borrow().is_empty())
     }
 
     pub fn acted(&self, path: &[u8]) {
@@ -230,8 +237,9 @@ impl Generations {
         let old = Old {
             ground: None,
             number: old,
+            seen: next.before.clone(),
             before: next.before,
-            acted: next.acted.into_inner(),
+            acted: Some(next.acted.into_inner()),
             carried: vec![],
             clashes: vec![],
         };
@@ -318,20 +326,22 @@ impl Tree {
             let mut all = vec![];
             for number in generations.others()? {
                 let ground = generations.around.beneath(&generations.generation(number))?;
-                let clashes = listing(&ground)?
-                    .into_iter()
+                let seen = listing(&ground)?;
+                let clashes = seen
+                    .iter()
                     .filter(|(path, stat)| {
                         kind(stat) != Kind::Directory
                             && self.filter.takes(path)
-                            && live.get(path).is_none_or(|live| live.inode != stat.inode)
+                            && live.get(*path).is_none_or(|live| live.inode != stat.inode)
                     })
-                    .map(|(path, _)| path)
+                    .map(|(path, _)| path.clone())
                     .collect();
                 all.push(Old {
                     ground: Some(ground),
                     number,
                     before: Listing::new(),
-                    acted: BTreeSet::new(),
+                    seen,
+                    acted: None,
                     carried: vec![],
                     clashes,
                 });
@@ -341,33 +351,38 @@ impl Tree {
         find().map_err(self.failed(b"", "read the generations that were left behind"))
     }
 
-    /// Carries over what was edited in the old generation since it was cloned.
+    /// Carries over what was edited in the old generation since this was asked last, or since it was cloned.
     pub(super) fn settle(&self, old: &mut Old) -> Result<(), Error> {
         let failed = self.failed(b"", "find what was edited in its old generation");
         let Some(ground) = &old.ground else { return Ok(()) };
-        let now = listing(ground).map_err(failed)?;
-        let (mut carried, mut clashes) = (vec![], vec![]);
-        let gone = old.before.iter().filter(|(path, _)| !now.contains_key(*path)).rev();
+        let mut now = listing(ground).map_err(failed)?;
+        let (mut carried, mut clashes) = (BTreeSet::new(), vec![]);
+        let acted = |path: &[u8]| old.acted.as_ref().is_none_or(|acted| acted.contains(path));
+        let gone = old.seen.iter().filter(|(path, _)| !now.contains_key(*path)).rev();
         for (path, before) in gone {
             // A directory of the batch's own in its place is no clash: what is in it keeps it.
-            if old.acted.contains(path) {
+            if acted(path) {
                 clashes.push(path.clone());
             } else if self.unlink(path, before)? {
-                carried.push(path.clone());
+                carried.insert(path.clone());
             }
         }
         for (path, stat) in &now {
-            if old.before.get(path).is_some_and(|before| untouched(stat, before)) {
+            if old.seen.get(path).is_some_and(|before| untouched(stat, before)) {
                 continue;
             }
-            if old.acted.contains(path) {
+            if acted(path) {
                 clashes.push(path.clone());
             } else {
                 self.bring(ground, path, stat)?;
-                carried.push(path.clone());
+                carried.insert(path.clone());
             }
         }
-        (old.carried, old.clashes) = (carried, clashes);
+        // A file that was carried is not there any more.
+        now.retain(|path, stat| kind(stat) == Kind::Directory || !carried.contains(path));
+        old.seen = now;
+        old.carried.extend(carried);
+        old.clashes.append(&mut clashes);
         self.sync_directories()
     }
 
@@ -403,7 +418,11 @@ impl Tree {
             }
             if !directory {
                 renameat(&from, name, &to, name)?;
-                return Ok(());
+                // One file under both names, edited in place: rename(2) does nothing then.
+                return match unlinkat(&from, name, UnlinkatFlags::NoRemoveDir) {
+                    Ok(()) | Err(Errno::ENOENT) => Ok(()),
+                    Err(error) => Err(error.into()),
+                };
             }
             match mkdirat(&to, name, Mode::S_IRWXU) {
                 Ok(()) | Err(Errno::EEXIST) => {}
@@ -417,14 +436,6 @@ impl Tree {
         Ok(())
     }
 
-    /// What a clash is in the old generation.
-    pub fn look_old(&self, old: &Old, path: &[u8], known: Option<&Known>) -> Result<Look, Error> {
-        match &old.ground {
-            Some(ground) => self.look_in(ground, path, known),
-            None => Ok(Look::Absent),
-        }
-    }
-
     /// [`Tree::keep_aside`] of what a clash is in the old generation.
     pub fn keep_old(&self, old: &Old, path: &[u8], aside: &Path) -> Result<(), Place> {
         match &old.ground {
@@ -433,24 +444,33 @@ impl Tree {
         }
     }
 
-    /// The old generation's version of a clash takes the place of the live one, which was kept before.
-    pub fn carry(&self, old: &Old, path: &[u8]) -> Result<(), Place> {
-        let Some(ground) = &old.ground else { return Err(Place::Changed) };
-        let stat = ground.lstat(path).map_err(self.failed(path, "look at it"))?.ok_or(Place::Changed)?;
-        self.parent_made(path)?;
-        self.bring(ground, path, &stat)?;
-        Ok(self.sync_directories()?)
-    }
-
-    /// Removes an old generation. Linking and unlinking moved every file's time of change: what the store knows as `before`
-    /// is to be known as `after`, or everything is read again at the next look.
-    pub fn discard(&self, old: Old) -> Result<Vec<Relinked>, Error> {
-        let Some(generations) = &self.generations else { return Ok(vec![]) };
+    /// Removes an old generation, file by file and only what is dealt with. Linking and unlinking moved every file's time of change:
+    /// what the store knows as `before` is to be known as `after`, or everything is read again at the next look. `None`: it was
+    /// edited once more, see `carried` and `clashes`; to be asked again when these are dealt with.
+    pub fn discard(&self, old: &mut Old) -> Result<Option<Vec<Relinked>>, Error> {
+        let Some(generations) = &self.generations else { return Ok(Some(vec![])) };
+        self.settle(old)?;
+        if !old.clashes.is_empty() || !old.carried.is_empty() {
+            return Ok(None);
+        }
         let name = generations.generation(old.number);
-        beneath::remove_all(&generations.around.fd(), OsStr::from_bytes(&name))
-            .map_err(self.failed(b"", "remove its old generation"))?;
+        if let Some(ground) = &old.ground {
+            let gone =
+                remove_seen(ground, &old.seen).map_err(self.failed(b"", "remove its old generation"))?;
+            let around = generations.around.fd();
+            let removed = unlinkat(around, OsStr::from_bytes(&name), UnlinkatFlags::RemoveDir);
+            match removed {
+                Ok(()) | Err(Errno::ENOENT) => {}
+                // Somebody made or wrote something since the look.
+                Err(Errno::ENOTEMPTY | Errno::EEXIST) => {
+                    old.seen.retain(|path, _| !gone.contains(path));
+                    return Ok(None);
+                }
+                Err(error) => return Err(self.failed(b"", "remove its old generation")(error)),
+            }
+        }
         let mut relinked = vec![];
-        for (path, before) in old.before {
+        for (path, before) in std::mem::take(&mut old.before) {
             let live = self.live.lstat(&path).map_err(self.failed(&path, "look at it"))?;
             if let Some(after) = live
                 && kind(&after) == kind(&before)
@@ -459,6 +479,31 @@ impl Tree {
                 relinked.push(Relinked { path, before, after });
             }
         }
-        Ok(relinked)
+        Ok(Some(relinked))
     }
+}
+
+/// Removes what is as it was seen, from the leaves on; what went.
+fn remove_seen(ground: &Ground, seen: &Listing) -> Result<BTreeSet<Vec<u8>>, Errno> {
+    let mut gone = BTreeSet::new();
+    for (path, before) in seen.iter().rev() {
+        let (parent, name) = match ground.parent(path) {
+            Err(Errno::ENOENT | Errno::ENOTDIR | Errno::ELOOP) => continue,
+            result => result?,
+        };
+        let flag = match lstat(&parent, name)? {
+            Some(now) if !untouched(&now, before) => continue,
+            Some(now) if kind(&now) == Kind::Directory => UnlinkatFlags::RemoveDir,
+            Some(_) => UnlinkatFlags::NoRemoveDir,
+            None => continue,
+        };
+        match unlinkat(&parent, name, flag) {
+            Ok(()) => {
+                gone.insert(path.clone());
+            }
+            Err(Errno::ENOENT | Errno::ENOTEMPTY | Errno::EEXIST | Errno::ENOTDIR | Errno::EISDIR) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(gone)
 }

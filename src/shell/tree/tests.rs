@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt, symlink};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -316,6 +317,7 @@ fn a_race_for_a_directory_is_never_won() {
         }
         drop(done);
         println!("{placed} of 3,000 were placed");
+        assert!(placed > 0, "the other hand won every time: nothing was tried");
     });
     assert_eq!(fs::read_to_string(outside.join("x")).expect("read"), "precious");
     assert_eq!(fs::read_dir(&outside).expect("read").count(), 1);
@@ -419,6 +421,38 @@ fn a_directory_with_something_in_it_stays() {
 }
 
 #[test]
+fn a_program_of_a_stranger_is_not_made_one_of_root() {
+    let (_lab, tree) = Lab::files("lent");
+    let owned = |mode, owner: &str, group: &str| {
+        let own = file("x", mode);
+        Entry {
+            owner: if owner.is_empty() { own.owner.clone() } else { owner.into() },
+            group: if group.is_empty() { own.group.clone() } else { group.into() },
+            ..own
+        }
+    };
+    for (mode, owner, group, what) in [
+        (0o4755, "nobody-here", "", "set-user-ID bit (4000)"),
+        (0o2755, "", "nobody-here", "set-group-ID bit (2000)"),
+        (0o6755, "nobody-here", "nobody-here", "nobody-here"),
+    ] {
+        let why = tree.bars(b"x", &owned(mode, owner, group)).expect("asked").expect("barred");
+        assert!(why.contains(what) && why.contains("nobody-here"), "{why}");
+    }
+    for (mode, owner, group) in
+        [(0o6755, "", ""), (0o755, "nobody-here", "nobody-here"), (0o4755, "", "nobody-here")]
+    {
+        assert_eq!(
+            tree.bars(b"x", &owned(mode, owner, group)).expect("asked"),
+            None,
+            "{mode:o} {owner} {group}"
+        );
+    }
+    let shared = Entry { mode: 0o2775, owner: "nobody-here".into(), ..directory(0o775) };
+    assert_eq!(tree.bars(b"d", &shared).expect("asked"), None, "a directory runs nothing");
+}
+
+#[test]
 fn what_is_removed_is_in_the_trash_on_this_or_another_file_system() {
     let (lab, tree) = Lab::files("trash");
     let shm = PathBuf::from(format!("/dev/shm/dre-tree-{}", std::process::id()));
@@ -498,8 +532,12 @@ fn what_did_not_arrive_as_announced_does_not_verify() {
     symlink("a", tree.staged(b"d/l")).expect("linked");
     assert!(!tree.verify(b"d/l", &hash, 4), "a link is no content");
     assert_eq!(fs::metadata(tree.staging()).expect("there").mode() & 0o7777, 0o700);
-    let by_descriptor = fs::read(tree.staging_directory().join("d/a")).expect("the same directory");
-    assert_eq!(by_descriptor, b"text");
+    let held = tree.staging_held().expect("held");
+    fs::rename(tree.staging(), lab.root("elsewhere")).expect("moved");
+    let by_descriptor =
+        fs::read(format!("/proc/self/fd/{}/d/a", held.as_raw_fd())).expect("the same directory");
+    assert_eq!(by_descriptor, b"text", "whatever stands under the name");
+    fs::rename(lab.root("elsewhere"), tree.staging()).expect("moved back");
     tree.sweep().expect("swept");
     assert_eq!(fs::read_dir(tree.staging()).expect("read").count(), 0);
     fs::write(tree.staged(b"left"), "by a crash").expect("staged");
@@ -700,9 +738,9 @@ fn a_batch_is_visible_as_a_whole() {
             for path in ["a", "d/b"] {
                 lab.place(&tree, path, &text, &file(&text, 0o644)).expect("placed");
             }
-            let old = tree.finish().expect("finished").expect("an old one");
+            let mut old = tree.finish().expect("finished").expect("an old one");
             assert!(old.carried.is_empty() && old.clashes.is_empty());
-            for relinked in tree.discard(old).expect("discarded") {
+            for relinked in tree.discard(&mut old).expect("discarded").expect("nothing late") {
                 if relinked.path == b"d/c" {
                     assert_eq!(relinked.before, known_c);
                     known_c = relinked.after;
@@ -727,26 +765,28 @@ fn a_generation_is_made_beside_and_changes_nothing_before() {
     let mut tree = lab.tree();
     let before: Vec<_> = ["keep", "mode", "gone", "dir"].iter().map(|p| there(&tree, p).1).collect();
     tree.begin().expect("begun");
-    assert!(tree.next().expect("one").ends_with("root.gen-2"));
+    assert_eq!(tree.next(), None, "nothing is done in it yet");
     let mode = Entry { mode: 0o400, ..there(&tree, "mode").0 };
     // What the store knows is of the time before the clone's links.
     tree.place(b"mode", &mode, false, Some(&before[1])).expect("placed");
     tree.remove(b"gone", Some(&before[2]), &lab.aside("gone")).expect("removed");
     tree.place(b"dir", &directory(0o700), false, Some(&before[3])).expect("placed");
+    assert!(tree.next().expect("one").ends_with("root.gen-2"));
     assert_eq!(lab.read("gone"), "old");
     assert_ne!(fs::metadata(lab.root("mode")).expect("there").mode() & 0o7777, 0o400);
-    let old = tree.finish().expect("finished").expect("an old one");
+    let mut old = tree.finish().expect("finished").expect("an old one");
     assert!(old.carried.is_empty() && old.clashes.is_empty(), "{:?} {:?}", old.carried, old.clashes);
     assert_eq!(lab.read("gone"), "<NotFound>");
     assert_eq!(fs::read_to_string(lab.aside("gone")).expect("in the trash"), "old");
     assert_eq!(there(&tree, "mode").0, mode);
     assert_eq!(there(&tree, "dir").0.mode, 0o700);
-    let relinked = tree.discard(old).expect("discarded");
+    let relinked = tree.discard(&mut old).expect("discarded").expect("nothing late");
     let keep = relinked.iter().find(|r| r.path == b"keep").expect("relinked");
     assert_eq!((keep.before, Some(keep.after)), (before[0], now(&tree, "keep")));
     assert!(relinked.iter().all(|r| r.path != b"mode" && r.path != b"gone"));
     // A batch in which nothing could be done leaves nothing.
     tree.begin().expect("begun");
+    assert_eq!(tree.next(), None, "the live one stays and stays watched");
     assert!(tree.finish().expect("finished").is_none());
     assert_eq!(generations(&lab), ["root", "root.gen-2"]);
 }
@@ -775,7 +815,7 @@ fn edits_made_meanwhile_are_carried_over_and_clashes_are_told() {
     fs::remove_file(root.join("to-dir")).expect("removed");
     fs::DirBuilder::new().mode(0o711).create(root.join("to-dir")).expect("made");
     fs::write(root.join("to-dir/x"), "x").expect("written");
-    let old = tree.finish().expect("finished").expect("an old one");
+    let mut old = tree.finish().expect("finished").expect("an old one");
     let mut carried: Vec<_> = old.carried.iter().map(|p| String::from_utf8_lossy(p).into_owned()).collect();
     carried.sort();
     let all = [
@@ -804,15 +844,22 @@ fn edits_made_meanwhile_are_carried_over_and_clashes_are_told() {
     assert_eq!(fs::metadata(lab.root("to-dir")).expect("there").mode() & 0o7777, 0o711);
     // The clash: both versions are there for whoever decides.
     assert_eq!(lab.read("both"), "from the peer");
-    match tree.look_old(&old, b"both", None).expect("look") {
-        Look::There { entry, .. } => assert_eq!(entry.content, file("edited", 0).content),
-        other => panic!("{other:?}"),
-    }
     tree.keep_old(&old, b"both", &lab.aside("both")).expect("kept");
     assert_eq!(fs::read_to_string(lab.aside("both")).expect("kept"), "edited");
-    tree.carry(&old, b"both").expect("carried");
-    assert_eq!(lab.read("both"), "edited");
-    tree.discard(old).expect("discarded");
+    // Nothing goes while there is something to be dealt with.
+    assert!(tree.discard(&mut old).expect("looked").is_none());
+    assert_eq!(generations(&lab), ["root", "root.gen-1", "root.gen-2"]);
+    old.clashes.clear();
+    old.carried.clear();
+    // A program that has stood in the old generation since before the switch goes on writing.
+    fs::write(root.join("e/late"), "late").expect("written");
+    assert!(tree.discard(&mut old).expect("looked").is_none());
+    assert!(old.clashes.is_empty());
+    assert!(old.carried.contains(&b"e/late".to_vec()), "{:?}", old.carried);
+    assert_eq!(lab.read("e/late"), "late");
+    assert_eq!(lab.read("e/new"), "new", "what was carried is of the new generation");
+    old.carried.clear();
+    assert!(tree.discard(&mut old).expect("discarded").is_some());
     assert_eq!(generations(&lab), ["root", "root.gen-2"]);
 }
 
@@ -838,10 +885,12 @@ fn what_a_crash_leaves_is_found_at_the_next_start() {
     let tree = lab.tree();
     assert_eq!(lab.read("a"), "new");
     let mut left = tree.leftovers().expect("read");
-    let old = left.pop().expect("one");
+    let mut old = left.pop().expect("one");
     assert_eq!(old.clashes, [b"a".to_vec()]);
-    assert!(matches!(tree.look_old(&old, b"a", None), Ok(Look::There { .. })));
-    tree.discard(old).expect("discarded");
+    tree.keep_old(&old, b"a", &lab.aside("a")).expect("kept");
+    assert_eq!(fs::read_to_string(lab.aside("a")).expect("kept"), "old");
+    old.clashes.clear();
+    assert!(tree.discard(&mut old).expect("discarded").is_some());
     assert_eq!(generations(&lab), ["root", "root.gen-2"]);
 }
 

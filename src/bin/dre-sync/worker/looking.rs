@@ -19,7 +19,11 @@ impl Worker {
             self.alive();
             let known = self.store.get(path)?;
             let compared = match (&known, deep) {
-                (Some(known), true) => Some(Known { stat: None, ..known.clone() }),
+                // As one that is young: its content is read, and whose it was is still known.
+                (Some(known), true) => {
+                    let stat = known.stat.map(|stat| Stat { ctime_ns: 0, ..stat });
+                    Some(Known { stat, ..known.clone() })
+                }
                 (known, _) => known.clone(),
             };
             match self.tree.look(path, compared.as_ref()) {

@@ -15,7 +15,7 @@ impl Worker {
         }
         let whole_batches =
             self.set.validate.is_some() || self.set.publish == dre::config::sync::Publish::Tree;
-        let (mut rejected, mut blocked) = (None, None);
+        let (mut rejected, mut blocked, mut barred) = (None, None, None);
         if !self.waiting.is_empty() {
             let paths: Vec<Vec<u8>> = self.waiting.keys().cloned().collect();
             let mut looked = Looked::default();
@@ -69,15 +69,15 @@ impl Worker {
             }
             drop(touched);
             for piece in pieces(plan, if whole_batches { usize::MAX } else { TAKEN_AT_ONCE }) {
-                match self.take_piece(piece, &looked.absent)? {
-                    Stalled { rejected: None, blocked: None } => {}
-                    stalled => {
-                        (rejected, blocked) = (stalled.rejected, stalled.blocked);
-                        break;
-                    }
+                let stalled = self.take_piece(piece, &looked.absent)?;
+                barred = barred.or(stalled.barred);
+                if stalled.rejected.is_some() || stalled.blocked.is_some() {
+                    (rejected, blocked) = (stalled.rejected, stalled.blocked);
+                    break;
                 }
             }
         }
+        let blocked = blocked.or(barred);
         for reason in self.tree.warnings() {
             if self.owners_told.insert(reason.clone()) {
                 let set = self.set.name.clone();
@@ -190,7 +190,7 @@ impl Worker {
             }
         }
         let fetched = clock::now();
-        let mut missing = BTreeSet::new();
+        let (mut missing, mut barred) = (BTreeSet::new(), BTreeSet::new());
         for (path, entry) in plan.fetches() {
             self.alive();
             if let Content::File { size, hash } = &entry.content
@@ -199,11 +199,21 @@ impl Worker {
                 missing.insert(path.to_vec());
             }
         }
+        for Move { step, .. } in &plan.moves {
+            if let Some(entry) = step.record.entry()
+                && let Some(why) = self.tree.bars(&step.path, entry)?
+            {
+                // What comes with it is published all the same, unless it is one batch.
+                stalled.barred.get_or_insert(format!("{}: {why}", shown(&step.path)));
+                barred.insert(step.path.clone());
+            }
+        }
         if !missing.is_empty() {
             self.changed_meanwhile(&missing, clock::now().since(begun));
         }
         // A batch that is published as a whole, or judged as a whole, is complete or not at all.
         let whole = self.set.validate.is_some() || self.set.publish == dre::config::sync::Publish::Tree;
+        missing.append(&mut barred);
         if whole && !missing.is_empty() {
             return Ok(stalled);
         }
@@ -276,27 +286,30 @@ impl Worker {
         // Before anything is seen: killed in the middle, this node must not take for its own edit what the peer made.
         let intents: Vec<(&Vec<u8>, &Record)> =
             plan.moves.iter().map(|m| (&m.step.path, &m.step.record)).collect();
-        let intents = postcard::to_stdvec(&intents).map_err(|error| Fatal(error.to_string()))?;
+        let intents = postcard::to_stdvec(&intents).map_err(|error| Fatal::Fault(error.to_string()))?;
         self.store.write(true, |batch| batch.set_note(PUBLISHING, Some(&intents)))?;
         for (given, record) in &plan.losers {
-            if missing.contains(&given.path) || !self.kept.insert(given.path.clone()) {
+            let Some(entry) = given.record.entry() else { continue };
+            if missing.contains(&given.path) {
                 continue;
             }
-            let Some(entry) = given.record.entry() else { continue };
-            let aside = match self.drawers.place(Kind::Conflicts, &given.path, &peer_node, uncertain) {
-                Ok(aside) => aside,
-                Err(error) => {
-                    self.kept.remove(&given.path);
-                    stalled.blocked = Some(error.to_string());
-                    return self.write(written);
+            let version = (given.path.clone(), given.record.version);
+            if !self.kept.contains(&version) {
+                let put = |aside: &Path| self.tree.keep_staged(&given.path, entry, aside);
+                match self.keep(Kind::Conflicts, &given.path, (&peer_node, uncertain), put) {
+                    Ok(aside) => {
+                        self.kept.insert(version);
+                        kept += 1;
+                        if let Some(aside) = aside {
+                            self.conflict(&given.path, (&self.around.node, &peer_node), &aside, uncertain);
+                        }
+                    }
+                    Err(error) => {
+                        stalled.blocked = Some(format!("{}: {error}", shown(&given.path)));
+                        return self.write(written);
+                    }
                 }
-            };
-            if let Err(error) = self.tree.keep_staged(&given.path, entry, &aside) {
-                stalled.blocked = Some(format!("{}: {error}", shown(&given.path)));
-                return Ok(());
             }
-            kept += 1;
-            self.conflict(&given.path, (&self.around.node, &peer_node), &aside, uncertain);
             let stat = self.store.get(&given.path)?.and_then(|known| known.stat);
             written.push((given.path.clone(), record.clone(), stat));
         }
@@ -313,37 +326,53 @@ impl Worker {
                     return self.write(written);
                 }
             }
-            self.tree.sync_staging()?;
+            if let Err(error) = self.tree.sync_staging() {
+                stalled.blocked = Some(error.to_string());
+                return self.write(written);
+            }
         }
-        self.tree.begin()?;
+        if let Err(error) = self.tree.begin() {
+            stalled.blocked = Some(error.to_string());
+            return self.write(written);
+        }
         let (mut files, mut bytes, mut latency) = (0, 0, 0);
         // A directory goes before the file that takes its place; but what is in it may be among what follows.
         let mut moves: VecDeque<(&Move, bool)> = plan.moves.iter().map(|one| (one, true)).collect();
         while let Some((one, first_try)) = moves.pop_front() {
             let Move { step, keep_ours, fetch } = one;
             self.alive();
-            if *fetch && missing.contains(&step.path) {
+            if missing.contains(&step.path) {
                 continue;
             }
             let known = self.store.get(&step.path)?;
+            let ours = known.as_ref().map(|known| (step.path.clone(), known.record.version));
             let here = known.as_ref().and_then(|known| known.record.entry()).is_some();
             let expect = known.and_then(|known| known.stat).filter(|_| here && !absent.contains(&step.path));
-            if *keep_ours && expect.is_some() && self.kept.insert(step.path.clone()) {
-                let aside =
-                    match self.drawers.place(Kind::Conflicts, &step.path, &self.around.node, uncertain) {
-                        Ok(aside) => aside,
-                        Err(error) => {
-                            self.kept.remove(&step.path);
-                            stalled.blocked = Some(error.to_string());
-                            break;
+            if *keep_ours
+                && expect.is_some()
+                && let Some(ours) = ours
+                && !self.kept.contains(&ours)
+            {
+                let put = |aside: &Path| self.tree.keep_aside(&step.path, aside);
+                match self.keep(Kind::Conflicts, &step.path, (&self.around.node, uncertain), put) {
+                    Ok(aside) => {
+                        // Of this version: should the next edit lose too, it is another one.
+                        self.kept.insert(ours);
+                        kept += 1;
+                        if let Some(aside) = aside {
+                            self.conflict(&step.path, (&peer_node, &self.around.node), &aside, uncertain);
                         }
-                    };
-                if let Err(error) = self.tree.keep_aside(&step.path, &aside) {
-                    stalled.blocked = Some(format!("{}: {error}", shown(&step.path)));
-                    break;
+                    }
+                    Err(Place::Failed(error)) => {
+                        stalled.blocked = Some(format!("{}: {error}", shown(&step.path)));
+                        break;
+                    }
+                    Err(Place::Changed | Place::NotEmpty) => {
+                        self.dirty.mark(&step.path);
+                        self.again_at = Some(clock::now());
+                        continue;
+                    }
                 }
-                kept += 1;
-                self.conflict(&step.path, (&peer_node, &self.around.node), &aside, uncertain);
             }
             let done = match step.record.entry() {
                 Some(entry) => {
@@ -356,15 +385,9 @@ impl Worker {
                 }
                 None if expect.is_none() => Ok(None),
                 None => {
-                    let aside = match self.drawers.place(Kind::Trash, &step.path, "", false) {
-                        Ok(aside) => aside,
-                        Err(error) => {
-                            stalled.blocked = Some(error.to_string());
-                            break;
-                        }
-                    };
                     kept += 1;
-                    self.tree.remove(&step.path, expect.as_ref(), &aside).map(|()| None)
+                    let put = |aside: &Path| self.tree.remove(&step.path, expect.as_ref(), aside);
+                    self.keep(Kind::Trash, &step.path, ("", false), put).map(|_| None)
                 }
             };
             match done {
@@ -373,7 +396,7 @@ impl Worker {
                         files += 1;
                         if let Content::File { size, .. } = &entry.content {
                             bytes += if *fetch { *size } else { 0 };
-                            latency = wall_ns() - entry.mtime_ns;
+                            latency = wall_ns().saturating_sub(entry.mtime_ns);
                         }
                     }
                     self.guard.back(&step.path);
@@ -387,7 +410,7 @@ impl Worker {
                 Err(Place::NotEmpty) if first_try => moves.push_back((one, false)),
                 Err(Place::NotEmpty) => {
                     self.rescan = true;
-                    stalled.blocked.get_or_insert(format!(
+                    stalled.barred.get_or_insert(format!(
                         "{} is a directory with something in it that is not replicated; move that away",
                         shown(&step.path)
                     ));
@@ -453,29 +476,7 @@ impl Worker {
         }
         let Some(old) = self.tree.finish()? else { return Ok(()) };
         self.puller.discard();
-        for path in &old.carried {
-            self.dirty.mark(path);
-        }
-        for path in &old.clashes {
-            let aside = self.drawers.place(Kind::Conflicts, path, &self.around.node, uncertain)?;
-            match self.tree.keep_old(&old, path, &aside) {
-                Ok(()) => self.conflict(path, (&self.around.peer, &self.around.node), &aside, uncertain),
-                // Deleted there: nothing to keep.
-                Err(Place::Changed | Place::NotEmpty) => {}
-                Err(Place::Failed(error)) => return Err(error.into()),
-            }
-        }
-        self.drawers.settle()?;
-        let relinked = self.tree.discard(old)?;
-        self.store.write(false, |batch| {
-            for dre::shell::tree::Relinked { path, before, after } in &relinked {
-                if batch.get(path)?.and_then(|known| known.stat) == Some(*before) {
-                    batch.restat(path, Some(*after))?;
-                }
-            }
-            Ok(())
-        })?;
-        Ok(())
+        self.retire(old, uncertain)
     }
 
     /// The records of what is visible now; the peer has them already.
@@ -489,7 +490,9 @@ impl Worker {
         })?;
         self.flush_later();
         for (path, record, _) in written {
-            self.kept.remove(&path);
+            if !self.kept.is_empty() {
+                self.kept.retain(|(kept, _)| *kept != path);
+            }
             if let Some(given) = self.waiting.remove(&path)
                 && given.record.version == record.version
             {
