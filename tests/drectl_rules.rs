@@ -169,6 +169,7 @@ fn obliging(ask: &Ask, status: &mut RulesStatus) -> Answer {
             status.sets[1].state = "IN_SYNC".into();
             Answer::Done("9000 files are deleted on hadev2".into())
         }
+        Ask::Drop { id, .. } => Answer::Done(format!("{id} is thrown away")),
         Ask::Restore { .. } | Ask::Force { .. } => {
             Answer::Refused("there is nothing to be done; look again".into())
         }
@@ -226,6 +227,12 @@ fn each_command_asks_for_what_it_says() {
             "look again",
         ),
         (
+            &["conflicts", "drop", "re", "a"],
+            0,
+            Ask::Drop { set: "re".into(), id: "a".into() },
+            "a is thrown away\n",
+        ),
+        (
             &["trash", "restore", "re", "b"],
             75,
             Ask::Restore { set: "re".into(), id: "b".into() },
@@ -249,7 +256,13 @@ fn each_command_asks_for_what_it_says() {
     let list: Vec<Kept> = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(list, [kept("20261125T140211Z-000017"), kept("b")]);
     assert_eq!(house.asked(), [Ask::Trash { set: None }]);
-    for line in [&["rules", "force"][..], &["rules", "nothing"], &["rules", "conflicts", "restore", "re"]] {
+    for line in [
+        &["rules", "force"][..],
+        &["rules", "nothing"],
+        &["rules", "conflicts", "restore", "re"],
+        &["rules", "conflicts", "drop", "re"],
+        &["rules", "trash", "drop", "re", "b"],
+    ] {
         ended(&house.drectl(line), 64);
     }
     assert!(house.asked().is_empty());
@@ -302,6 +315,7 @@ fn a_stranger_may_read_and_change_nothing() {
         &["rules", "accept-deletes", "re"],
         &["rules", "force", "re"],
         &["rules", "trash", "restore", "re", "x"],
+        &["rules", "conflicts", "drop", "re", "x"],
     ] {
         let output = as_nobody(line);
         ended(&output, 75);
@@ -339,6 +353,7 @@ fn varlinkctl_is_told_what_there_is() {
         "method Conflicts(",
         "method Trash(",
         "method Restore(",
+        "method DropConflict(",
         "method AcceptDeletes(",
         "method Force(",
         "error Refused (reason: string)",
@@ -417,7 +432,16 @@ fn drectl_status_is_neither_slow_nor_failing_when_dre_sync_hangs() {
     // As if no dre-sync were installed.
     let output = drectl(&dir, &["status", "--json"]).output().expect("drectl runs");
     assert!(!text(&output.stdout).contains("\"rules\""), "{output:?}");
-    // One that is stopped: its queue takes connections, and nobody accepts them, until it is full.
+    // One that is set up and does not run, and its socket neither.
+    fs::write(dir.join("sync.toml"), "").expect("written");
+    let output = drectl(&dir, &["status", "--json"]).output().expect("drectl runs");
+    ended(&output, 0);
+    let status: Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!((&status["alarms"][1]["name"], &status["rules"]), (&json!("SyncSilent"), &json!([])));
+    let page = text(&drectl(&dir, &["status"]).output().expect("drectl runs").stdout);
+    assert!(page.contains("ALARM SyncSilent\n  do:  start it with: systemctl start dre-sync\n"), "{page}");
+    fs::remove_file(dir.join("sync.toml")).expect("removed");
+    // One that hangs: its queue takes connections, and nobody accepts them, until it is full.
     let listener = UnixListener::bind(dir.join("sync")).expect("a socket");
     let mut full = vec![];
     for crowd in [0, 5_000] {
@@ -615,8 +639,15 @@ fn every_command_has_help_with_an_example_and_a_man_page() {
         let example = format!("  drectl rules {command}");
         assert!(text(&output.stdout).contains(&example), "{command}:\n{}", text(&output.stdout));
     }
+    let drop = drectl(&dir, &["rules", "conflicts", "drop", "--help"]).output().expect("drectl runs");
+    assert!(text(&drop.stdout).contains("  drectl rules conflicts drop re 2026"), "{drop:?}");
     ended(&drectl(&dir, &["man", dir.to_str().expect("a name")]).output().expect("drectl runs"), 0);
-    for page in ["drectl-rules.1", "drectl-rules-setup.1", "drectl-rules-conflicts-restore.1"] {
+    for page in [
+        "drectl-rules.1",
+        "drectl-rules-setup.1",
+        "drectl-rules-conflicts-restore.1",
+        "drectl-rules-conflicts-drop.1",
+    ] {
         assert!(dir.join(page).exists(), "{page}");
     }
     fs::remove_dir_all(&dir).expect("removed");

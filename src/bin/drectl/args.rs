@@ -237,24 +237,30 @@ pub enum Rules {
         deep: bool,
     },
     /// What lost when both nodes edited a file at once; none of it is lost
+    ///
+    /// Each is kept on one of the nodes, and that node's set is CONFLICTS until all are restored or dropped.
     #[command(
         args_conflicts_with_subcommands = true,
         disable_help_subcommand = true,
         after_help = "Examples:\n  drectl rules conflicts\n  drectl rules conflicts re --json\n  \
-                      drectl rules conflicts restore re 20261125T140211Z-000017"
+                      drectl rules conflicts restore re 20261125T140211Z-000017\n  \
+                      drectl rules conflicts drop re 20261125T140211Z-000017"
     )]
-    Conflicts(KeptArgs),
-    /// What was deleted or replaced from the other node, while it is still kept
+    Conflicts(ConflictsArgs),
+    /// What was deleted here because it was deleted on the other node, while it is still kept
+    ///
+    /// The node on which a file is deleted by hand keeps nothing of it: look in the other one's trash. What gave way to something
+    /// that was restored is here too.
     #[command(
         args_conflicts_with_subcommands = true,
         disable_help_subcommand = true,
         after_help = "Examples:\n  drectl rules trash\n  drectl rules trash re --json\n  \
                       drectl rules trash restore re 20261125T140211Z-000017"
     )]
-    Trash(KeptArgs),
+    Trash(TrashArgs),
     /// A mass deletion that is held was meant: delete on the other node too
     #[command(
-        after_help = "What is deleted there goes to its trash.\n\nExamples:\n  drectl rules accept-deletes re"
+        after_help = "What is deleted there goes to the trash there.\n\nExamples:\n  drectl rules accept-deletes re"
     )]
     AcceptDeletes {
         /// The set
@@ -283,10 +289,10 @@ pub struct SetupArgs {
     /// A directory and the name of its set; may be given more than once
     #[arg(long = "set", value_name = "NAME=DIR", value_parser = crate::rules::setup::wanted)]
     pub sets: Vec<Wanted>,
-    /// A command that may refuse changes before they go live; {staging} and {list} are replaced
+    /// A command that may refuse changes before they go live, - for none; {staging} and {list} are replaced
     #[arg(long, value_name = "COMMAND")]
     pub validate: Option<String>,
-    /// A command to run after changes went live
+    /// A command to run after changes went live, - for none
     #[arg(long, value_name = "COMMAND")]
     pub apply: Option<String>,
     /// Ask nothing; without --set: what RE_CONFDIR and ERLBF_RE_CONFDIR name
@@ -295,7 +301,7 @@ pub struct SetupArgs {
     /// Make a directory that is not there
     #[arg(long)]
     pub mkdir: bool,
-    /// Copy the file to the other node by scp
+    /// Copy sync.toml, and nothing else, to the other node by scp; not with --out elsewhere
     #[arg(long)]
     pub copy: bool,
     /// Where to write it; default: sync.toml beside dre.toml
@@ -304,9 +310,23 @@ pub struct SetupArgs {
 }
 
 #[derive(Debug, Args)]
-pub struct KeptArgs {
+pub struct ConflictsArgs {
     #[command(subcommand)]
-    pub command: Option<Kept>,
+    pub command: Option<Loser>,
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct TrashArgs {
+    #[command(subcommand)]
+    pub command: Option<Trashed>,
+    #[command(flatten)]
+    pub list: ListArgs,
+}
+
+#[derive(Debug, Args)]
+pub struct ListArgs {
     /// The set; default: all
     pub set: Option<String>,
     /// As JSON
@@ -314,15 +334,29 @@ pub struct KeptArgs {
     pub json: bool,
 }
 
+#[derive(Debug, Args)]
+pub struct One {
+    /// The set
+    pub set: String,
+    /// What names it in the list
+    pub id: String,
+}
+
 #[derive(Debug, Subcommand)]
-pub enum Kept {
+pub enum Loser {
     /// Put one back into the live tree, as an edit of now; what is there goes to the trash
-    Restore {
-        /// The set
-        set: String,
-        /// What names it in the list
-        id: String,
-    },
+    Restore(One),
+    /// Throw one away: it is not wanted any more
+    #[command(after_help = "There is no way back.\n\nExamples:\n  \
+                      drectl rules conflicts drop re 20261125T140211Z-000017\n  \
+                      drectl rules conflicts re --json | jq -r '.[].id' | xargs -n1 drectl rules conflicts drop re")]
+    Drop(One),
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Trashed {
+    /// Put one back into the live tree, as an edit of now; what is there goes to the trash
+    Restore(One),
 }
 
 #[derive(Debug, Args)]
@@ -393,16 +427,23 @@ mod tests {
             };
             args
         };
-        assert!(parse(&[]).set.is_none());
+        assert!(parse(&[]).list.set.is_none());
         let listed = parse(&["re", "--json"]);
-        assert!(listed.command.is_none() && listed.json);
-        assert_eq!(listed.set.as_deref(), Some("re"));
-        let Some(Kept::Restore { set, id }) = parse(&["restore", "re", "1-2"]).command else {
-            panic!("a list")
-        };
-        assert_eq!((set.as_str(), id.as_str()), ("re", "1-2"));
-        for bad in [["conflicts", "re", "erlbf"], ["conflicts", "restore", "re"], ["verify", "re", "erlbf"]] {
-            assert!(Cli::try_parse_from(["drectl", "rules"].iter().chain(&bad)).is_err(), "{bad:?}");
+        assert!(listed.command.is_none() && listed.list.json);
+        assert_eq!(listed.list.set.as_deref(), Some("re"));
+        let one = |one: &One| (one.set.clone(), one.id.clone());
+        let Some(Loser::Restore(back)) = parse(&["restore", "re", "1-2"]).command else { panic!("a list") };
+        assert_eq!(one(&back), ("re".into(), "1-2".into()));
+        let Some(Loser::Drop(away)) = parse(&["drop", "re", "1-2"]).command else { panic!("a list") };
+        assert_eq!(one(&away), ("re".into(), "1-2".into()));
+        for bad in [
+            &["conflicts", "re", "erlbf"][..],
+            &["conflicts", "restore", "re"],
+            &["conflicts", "drop", "re"],
+            &["trash", "drop", "re", "1-2"],
+            &["verify", "re", "erlbf"],
+        ] {
+            assert!(Cli::try_parse_from(["drectl", "rules"].iter().chain(bad)).is_err(), "{bad:?}");
         }
     }
 

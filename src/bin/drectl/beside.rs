@@ -1,8 +1,9 @@
 //! What dre-sync says, beside dre-elect's status: never slow, and never a failure of `drectl status`.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use dre::config::sync;
 use dre::rules::SetStatus;
 use dre::snapshot::{Alarm, Status};
 use serde::Serialize;
@@ -35,20 +36,28 @@ impl Whole {
 /// dre-sync, looked at again and again.
 pub struct Beside<'a> {
     socket: &'a Path,
+    /// Where there is one, dre-sync should run.
+    file: PathBuf,
     left_alone: Option<(Instant, String)>,
 }
 
 impl<'a> Beside<'a> {
     pub fn new(socket: &'a Path) -> Self {
-        Self { socket, left_alone: None }
+        Self::of(socket, sync::locate())
+    }
+
+    fn of(socket: &'a Path, file: PathBuf) -> Self {
+        Self { socket, file, left_alone: None }
     }
 
     /// `status` with dre-sync's sets and alarms; as it is where there is no dre-sync.
     pub fn with(&mut self, mut status: Status) -> Whole {
-        if !self.socket.exists() {
+        let listens = self.socket.exists();
+        if !listens && !self.file.exists() {
             return Whole { status, rules: None };
         }
-        if let Some((_, text)) = self.left_alone.as_ref().filter(|(until, _)| Instant::now() < *until) {
+        let left_alone = self.left_alone.as_ref().filter(|(until, _)| listens && Instant::now() < *until);
+        if let Some((_, text)) = left_alone {
             status.alarms.push(silent(text));
             return Whole { status, rules: Some(vec![]) };
         }
@@ -61,14 +70,15 @@ impl<'a> Beside<'a> {
             }
             Err(Fail { text, .. }) => {
                 status.alarms.push(silent(&text));
-                self.left_alone = Some((Instant::now() + LEFT_ALONE, text));
+                // Without a socket the answer costs nothing, and the next one may be another.
+                self.left_alone = listens.then(|| (Instant::now() + LEFT_ALONE, text));
                 Whole { status, rules: Some(vec![]) }
             }
         }
     }
 }
 
-/// There is a socket and nobody who answers: changes of the rules files wait.
+/// There is a socket or a `sync.toml`, and nobody who answers: changes of the rules files wait.
 fn silent(text: &str) -> Alarm {
     let text = format!("the rules files of this node are not replicated now: {text}");
     Alarm { name: "SyncSilent".into(), subject: String::new(), text, since: String::new() }
@@ -85,17 +95,26 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("drectl-beside-{}", std::process::id()));
         let _ = std::fs::remove_dir_all(&dir);
         std::fs::create_dir_all(&dir).expect("a directory");
-        let path = dir.join("control");
-        let mut none = Beside::new(&path);
+        let (path, file) = (dir.join("control"), dir.join("sync.toml"));
+        let mut none = Beside::of(&path, file.clone());
         let status = || Status { node: "hadev1".into(), ..Status::default() };
         let whole = none.with(status());
         assert!(whole.rules.is_none() && whole.status.alarms.is_empty());
         let json = serde_json::to_string(&whole).expect("JSON");
         assert!(json.starts_with("{\"group\":") && !json.contains("rules"), "{json}");
 
+        // It is stopped, and its socket with it; then no file asks for it any more.
+        std::fs::write(&file, "").expect("written");
+        let whole = none.with(status());
+        let alarm = &whole.status.alarms[0];
+        assert_eq!((alarm.name.as_str(), whole.rules), ("SyncSilent", Some(vec![])));
+        assert!(alarm.text.ends_with("start it with: systemctl start dre-sync"), "{alarm:?}");
+        std::fs::remove_file(&file).expect("removed");
+        assert!(none.with(status()).rules.is_none());
+
         // It listens and never answers.
         let listener = UnixListener::bind(&path).expect("a socket");
-        let mut hanging = Beside::new(&path);
+        let mut hanging = Beside::of(&path, file.clone());
         let begun = Instant::now();
         for _ in 0..100 {
             let whole = hanging.with(status());
@@ -106,7 +125,7 @@ mod tests {
 
         // Nobody listens any more, but the socket is still there.
         drop(listener);
-        let whole = Beside::new(&path).with(status());
+        let whole = Beside::of(&path, file).with(status());
         assert!(
             whole.status.alarms[0].text.contains("systemctl start dre-sync"),
             "{:?}",

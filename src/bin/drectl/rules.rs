@@ -16,7 +16,7 @@ use dre::config::sync;
 use dre::rules::Kept;
 use serde_json::{Value, json};
 
-use crate::args::{self, KeptArgs, Rules, StatusArgs};
+use crate::args::{ListArgs, Loser, One, Rules, StatusArgs, Trashed};
 use crate::client::Client;
 use crate::exit::{Done, Fail, NOT_RUNNING};
 use crate::{now, print};
@@ -47,8 +47,15 @@ pub fn run(socket: &Path, command: Option<&Rules>) -> Done {
             }
             done(socket, "Verify", json!({ "set": set, "deep": deep }), VERIFY_WITHIN)
         }
-        Rules::Conflicts(args) => kept(socket, "conflicts", args),
-        Rules::Trash(args) => kept(socket, "trash", args),
+        Rules::Conflicts(args) => match &args.command {
+            Some(Loser::Restore(one)) => done_with(socket, "Restore", one),
+            Some(Loser::Drop(one)) => done_with(socket, "DropConflict", one),
+            None => kept(socket, "conflicts", &args.list),
+        },
+        Rules::Trash(args) => match &args.command {
+            Some(Trashed::Restore(one)) => done_with(socket, "Restore", one),
+            None => kept(socket, "trash", &args.list),
+        },
         Rules::AcceptDeletes { set } => done(socket, "AcceptDeletes", json!({ "set": set }), DONE_WITHIN),
         Rules::Force { set } => done(socket, "Force", json!({ "set": set }), DONE_WITHIN),
         Rules::Check(args) => check::run(args),
@@ -78,10 +85,11 @@ fn done(socket: &Path, method: &str, parameters: Value, within: Duration) -> Don
     print(&format!("{sentence}\n"))
 }
 
-fn kept(socket: &Path, what: &str, args: &KeptArgs) -> Done {
-    if let Some(args::Kept::Restore { set, id }) = &args.command {
-        return done(socket, "Restore", json!({ "set": set, "id": id }), DONE_WITHIN);
-    }
+fn done_with(socket: &Path, method: &str, One { set, id }: &One) -> Done {
+    done(socket, method, json!({ "set": set, "id": id }), DONE_WITHIN)
+}
+
+fn kept(socket: &Path, what: &str, args: &ListArgs) -> Done {
     let method = if what == "conflicts" { "Conflicts" } else { "Trash" };
     let reply = connect(socket)?.call_within(method, json!({ "set": args.set }), DONE_WITHIN)?;
     let list = reply.get("kept").cloned().unwrap_or_default();

@@ -107,11 +107,22 @@ fn place(set: &Set, text: &str) -> Result<(PathBuf, PathBuf), Fail> {
         return Ok((path.into(), file.into()));
     }
     let file = Path::new(text);
-    let whole = std::path::absolute(file).map_err(|error| unfit(file, &error))?;
-    let below = whole.strip_prefix(&set.root).ok().filter(|path| plain(path));
-    let path = below.map(Path::to_path_buf).or_else(|| whole.file_name().map(PathBuf::from));
-    let path = path.ok_or_else(|| Fail::usage(format!("{text:?} names no file")))?;
-    Ok((path, file.to_path_buf()))
+    // Through links on both sides: with publish = "tree" the root is one. The file itself may be one that is replicated.
+    let name = file.file_name().ok_or_else(|| Fail::usage(format!("{text:?} names no file")))?;
+    let beside = match file.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let whole = fs::canonicalize(beside).map_err(|error| unfit(file, &error))?.join(name);
+    let root = fs::canonicalize(&set.root).map_err(|error| unfit(&set.root, &error))?;
+    match whole.strip_prefix(&root) {
+        Ok(path) if plain(path) => Ok((path.to_path_buf(), file.to_path_buf())),
+        // Judged under another name it would tell nothing of the place it is meant for.
+        _ => Err(Fail::usage(format!(
+            "{text} does not lie below {}: where in the set it is meant to be is not known; write PATH={text}",
+            set.root.display()
+        ))),
+    }
 }
 
 /// Everything of the set that is there: files and links, sorted.
@@ -127,9 +138,6 @@ fn live(set: &Set) -> Result<Vec<Vec<u8>>, Fail> {
             let path = dir.join(entry.file_name());
             let kind = entry.file_type().map_err(|error| unfit(&whole, &error))?;
             let bytes = path.as_os_str().as_bytes();
-            if entry.file_name().as_bytes().starts_with(b".dre-") {
-                continue;
-            }
             if kind.is_dir() && filter.enters(bytes) {
                 todo.push(path);
             } else if (kind.is_file() || kind.is_symlink()) && filter.takes(bytes) {
@@ -284,7 +292,13 @@ mod tests {
         let at = |text: &str| place(&set, text).map(|(path, _)| path.display().to_string());
         let inside = dir.join("re/de/b.xml").display().to_string();
         assert_eq!(at(&inside), Ok("de/b.xml".into()));
-        assert_eq!(at("/elsewhere/draft.xml"), Ok("draft.xml".into()));
+        let up = dir.join("re/de/../a.xml").display().to_string();
+        assert_eq!(at(&up), Ok("a.xml".into()));
+        let link = dir.join("link");
+        std::os::unix::fs::symlink(dir.join("re"), &link).expect("linked");
+        assert_eq!(at(&link.join("de/b.xml").display().to_string()), Ok("de/b.xml".into()));
+        let draft = dir.join("draft.xml").display().to_string();
+        assert_eq!(at(&draft).expect_err("elsewhere").code, crate::exit::USAGE);
         assert_eq!(at("de/new.xml=/tmp/draft"), Ok("de/new.xml".into()));
         assert_eq!(place(&set, "de/new.xml=/tmp/draft").map(|(_, file)| file), Ok("/tmp/draft".into()));
         for bad in ["/etc/x=/tmp/draft", "../x=/tmp/draft", "=/tmp/draft", "/"] {

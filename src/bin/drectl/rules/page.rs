@@ -3,8 +3,10 @@
 //! From the top: is the peer there; a line a set, and below it why, since when, what to do, how much is left.
 
 use std::fmt::Write;
+use std::time::Duration;
 
 use anstyle::Style;
+use dre::logic::sync::state::SKEW_MAX;
 use dre::rules::{Kept, RulesStatus, SetStatus};
 use indicatif::{HumanBytes, HumanCount};
 
@@ -51,7 +53,7 @@ fn peer(s: &RulesStatus) -> String {
         );
     }
     let apart = s.skew_ms.unsigned_abs();
-    let skew = if apart > 1_000 {
+    let skew = if Duration::from_millis(apart) > SKEW_MAX {
         paint(CARE, &format!("its clock is {apart} ms {}", if s.skew_ms < 0 { "behind" } else { "ahead" }))
     } else {
         format!("clocks {apart} ms apart")
@@ -171,7 +173,12 @@ fn write_kept(out: &mut String, kept: &[Kept], what: &str, set: Option<&str>, no
             plain(&k.path)
         )?;
     }
-    writeln!(out, "\nput one back: drectl rules {what} restore {} {}", plain(&first.set), plain(&first.id))
+    let (set, id) = (plain(&first.set), plain(&first.id));
+    writeln!(out, "\nput one back: drectl rules {what} restore {set} {id}")?;
+    if conflicts {
+        writeln!(out, "throw one away: drectl rules conflicts drop {set} {id}")?;
+    }
+    Ok(())
 }
 
 /// Text from files' names and other programs: what would move the cursor or colour the terminal is shown as `\xNN`.
@@ -290,8 +297,11 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line:?} is missing in\n{text}");
         }
-        let skewed = RulesStatus { skew_ms: -1_500, ..status(vec![]) };
-        assert!(read(&skewed).contains("its clock is 1500 ms behind"));
+        let ms = i64::try_from(SKEW_MAX.as_millis()).expect("a figure");
+        let skewed = RulesStatus { skew_ms: -ms - 1, ..status(vec![]) };
+        assert!(read(&skewed).contains(&format!("its clock is {} ms behind", ms + 1)));
+        let bearable = RulesStatus { skew_ms: ms, ..status(vec![]) };
+        assert!(read(&bearable).contains(&format!("clocks {ms} ms apart")));
         assert!(read(&skewed).contains("drectl rules setup"));
     }
 
@@ -327,11 +337,13 @@ mod tests {
             strip(kept(std::slice::from_ref(&one), "conflicts", None, NOW)),
             "SET  ID                       NODE          SIZE  AGE        PATH\n\
              re   20261125T140211Z-000017  hadev2    2.00 KiB  3 min      de/a.xml  (order uncertain)\n\n\
-             put one back: drectl rules conflicts restore re 20261125T140211Z-000017\n"
+             put one back: drectl rules conflicts restore re 20261125T140211Z-000017\n\
+             throw one away: drectl rules conflicts drop re 20261125T140211Z-000017\n"
         );
         let trash = Kept { node: String::new(), uncertain: false, ..one };
         let text = strip(kept(&[trash], "trash", None, NOW));
         assert!(!text.contains("NODE") && text.contains("rules trash restore re 2026"), "{text}");
+        assert!(!text.contains("drop"), "{text}");
         assert!(kept(&[], "conflicts", Some("re"), NOW).starts_with("no conflicts of set re"));
         assert_eq!(kept(&[], "trash", None, NOW), "the trash is empty\n");
     }

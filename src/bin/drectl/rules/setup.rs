@@ -97,7 +97,8 @@ pub fn run(args: &SetupArgs) -> Done {
         code: EXIT_CONFIG,
         text: format!("dre.toml comes first, and does not hold:\n{}", error.render(true).trim_end()),
     })?;
-    let out = args.out.clone().unwrap_or_else(sync::locate);
+    let located = sync::locate();
+    let out = args.out.as_deref().unwrap_or(&located);
     let answers = io::stdin().is_terminal() && io::stdout().is_terminal() && !args.yes;
     if !answers && !args.yes {
         return Err(Fail::usage(
@@ -106,21 +107,29 @@ pub fn run(args: &SetupArgs) -> Done {
     }
     let env = |name: &str| config::environment(name);
     if answers {
-        set_up(args, &pair, &out, env, &mut Terminal, true)
+        set_up(args, &pair, (out, &located), env, &mut Terminal, true)
     } else {
-        set_up(args, &pair, &out, env, &mut Silence, false)
+        set_up(args, &pair, (out, &located), env, &mut Silence, false)
     }
 }
 
-/// All of it. `asks`: there is somebody to answer.
+/// All of it. `located` is the file that dre-sync reads; `asks`: there is somebody to answer.
 fn set_up(
     args: &SetupArgs,
     pair: &Settings,
-    out: &Path,
+    (out, located): (&Path, &Path),
     env: impl Fn(&str) -> Option<String>,
     voice: &mut dyn Voice,
     asks: bool,
 ) -> Done {
+    let in_force = is_same(out, located);
+    if args.copy && !in_force {
+        return Err(Fail::usage(format!(
+            "--copy brings {} to the other node and nothing else, and {} is to be written; leave one of --copy and --out away",
+            located.display(),
+            out.display()
+        )));
+    }
     let before = existing(out, pair)?;
     let known: Vec<String> =
         before.iter().flat_map(|(_, sync)| &sync.sets).map(|set| set.name.clone()).collect();
@@ -150,7 +159,7 @@ fn set_up(
                     None => "none".into(),
                 };
                 match words(&text) {
-                    _ if text == "none" => return Ok(None),
+                    _ if is_none(&text) => return Ok(None),
                     Ok(words) => return Ok(Some(words)),
                     Err(error) if asks && given.is_none() => voice.say(&format!("  {text:?}: {error}\n"))?,
                     Err(error) => return Err(Fail::usage(format!("{text:?}: {error}"))),
@@ -198,11 +207,26 @@ fn set_up(
     })?;
     voice.say(&format!("{} is written.\n", out.display()))?;
 
-    hand_over(args, pair, out, voice, asks)?;
+    if in_force {
+        hand_over(args, pair, out, voice, asks)?;
+    } else {
+        voice.say(&format!("dre-sync reads {}, on both nodes: bring it there.\n", located.display()))?;
+    }
+    // Nothing is to be enabled: dre-generator makes the units wanted where the file is there.
     voice.say(
-        "then, on both nodes:\n  systemctl daemon-reload\n  systemctl enable dre-sync && systemctl restart dre-sync\n  \
-         drectl rules\n",
+        "then, on both nodes:\n  systemctl daemon-reload\n  systemctl restart dre-sync-rsync.socket   # only after a change of \
+         encrypt, rsync_port or the links\n  systemctl restart dre-sync\n  drectl rules\n",
     )
+}
+
+/// The answer of who wants none of what is asked for.
+fn is_none(answer: &str) -> bool {
+    matches!(answer, "-" | "none")
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let whole = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    whole(one) == whole(other)
 }
 
 /// What is in the file now: its text and what it means. `None` where there is none.
@@ -301,7 +325,7 @@ fn ask_for(
 ) -> Result<Option<(Wanted, Seen)>, Fail> {
     loop {
         let answer = voice.ask(question, default)?;
-        if answer == "-" {
+        if is_none(&answer) {
             return Ok(None);
         }
         let wanted = means(&answer).map_err(Fail::usage);
@@ -493,7 +517,8 @@ fn text(before: Option<&str>, out: &Path, sets: &[Chosen]) -> String {
         Some(text) => text.trim_end().to_owned() + "\n",
         None => format!(
             "# {}: the SAME file on both nodes. All settings: /usr/share/doc/dre/sync.toml\n\
-             # After a change on both: drectl config check, systemctl daemon-reload, systemctl restart dre-sync\n",
+             # After a change on both: drectl config check, systemctl daemon-reload, systemctl restart dre-sync; and before that one,\n\
+             # after a change of encrypt, rsync_port or the links: systemctl restart dre-sync-rsync.socket\n",
             out.display()
         ),
     };
@@ -569,6 +594,15 @@ fn hand_over(args: &SetupArgs, pair: &Settings, out: &Path, voice: &mut dyn Voic
     let peer = pair.peer.as_deref().unwrap_or("the peer");
     let by_hand =
         format!("scp -p {} {}", out.display(), scp(out, first, true).last().map_or("", String::as_str));
+    let drop_ins: Vec<String> = sync::sources(out)
+        .map(|all| all.iter().skip(1).map(|(path, _)| path.display().to_string()).collect())
+        .unwrap_or_default();
+    if !drop_ins.is_empty() {
+        voice.say(&format!(
+            "its drop-ins must be the same on {peer} too, and are not copied: {}\n",
+            drop_ins.join(", ")
+        ))?;
+    }
     let wants = args.copy || asks && yes(voice, &format!("copy it to {peer} by scp now?"), false)?;
     if !wants {
         return voice.say(&format!("{peer} needs the same file:\n  {by_hand}\n"));

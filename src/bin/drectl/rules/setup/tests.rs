@@ -63,7 +63,9 @@ impl House {
             "RE_CONFDIR" => Some(self.0.join("re").display().to_string()),
             _ => None,
         };
-        set_up(args, &pair(), &self.out(), env, script, asks)
+        let out = self.out();
+        let located = if args.out.is_some() { PathBuf::from("/etc/dre/sync.toml") } else { out.clone() };
+        set_up(args, &pair(), (&out, &located), env, script, asks)
     }
 }
 
@@ -90,12 +92,12 @@ fn a_person_is_led_from_the_environment_to_a_file_that_holds() {
         "/nonexistent/re", // a slip,
         "no",              // which is not what was meant
         "",                // RE_CONFDIR as proposed
-        "-",               // no ERLBF_RE_CONFDIR
+        "none",            // no ERLBF_RE_CONFDIR
         "wrong",
         "-",
         "'/bin/true",
         "/bin/true {staging} '{list}'",
-        "",
+        "-", // no apply
         "y",
         "n",
     ]);
@@ -113,9 +115,11 @@ fn a_person_is_led_from_the_environment_to_a_file_that_holds() {
         "scp -p ",
         "root@172.16.11.55:",
         "systemctl daemon-reload",
+        "systemctl restart dre-sync-rsync.socket",
     ] {
         assert!(said.contains(words), "{words:?} is not said in:\n{said}");
     }
+    assert!(!said.contains("enable"), "the generator makes the units wanted:\n{said}");
     let text = house.text();
     assert!(text.ends_with("validate = [\"/bin/true\", \"{staging}\", \"{list}\"]\n"), "{text}");
     assert_eq!(fs::metadata(house.out()).expect("there").permissions().mode() & 0o777, 0o644);
@@ -150,6 +154,34 @@ fn flags_say_everything_and_nobody_is_asked() {
     assert_eq!(
         house.set_up(&flags(), &mut nobody, false).expect_err("nothing left").code,
         crate::exit::USAGE
+    );
+}
+
+/// What is written elsewhere is a draft: the peer does not get it, under whatever name.
+#[test]
+fn only_the_file_that_is_read_is_copied() {
+    let house = House::new("elsewhere");
+    let elsewhere = SetupArgs { out: Some("./draft.toml".into()), ..flags() };
+    let copied = SetupArgs { copy: true, out: elsewhere.out.clone(), ..flags() };
+    let fail = house.set_up(&copied, &mut Script::default(), false).expect_err("another file");
+    assert!(fail.code == crate::exit::USAGE && fail.text.contains("/etc/dre/sync.toml"), "{fail:?}");
+    assert!(!house.out().exists());
+    // Nor is a person asked whether it shall be.
+    let mut person = Script::of(&["", "-", "-", "none", "-", "y"]);
+    house.set_up(&elsewhere, &mut person, true).expect("written");
+    let said = &person.said;
+    assert!(said.contains("reads /etc/dre/sync.toml, on both nodes") && !said.contains("scp"), "{said}");
+    // A drop-in goes by hand.
+    fs::create_dir(house.0.join("sync.toml.d")).expect("made");
+    fs::write(house.0.join("sync.toml.d/10.toml"), "").expect("written");
+    let erlbf = wanted(&format!("erlbf={}", house.0.join("erlbf").display())).expect("a set");
+    let more = SetupArgs { sets: vec![erlbf], ..flags() };
+    let mut nobody = Script::default();
+    house.set_up(&more, &mut nobody, false).expect("written");
+    assert!(
+        nobody.said.contains("are not copied: ") && nobody.said.contains("sync.toml.d/10.toml"),
+        "{}",
+        nobody.said
     );
 }
 
