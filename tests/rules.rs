@@ -14,6 +14,7 @@ use std::io::{Seek, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
+use std::process::Stdio;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -162,7 +163,7 @@ fn editors_races_and_odd_names() -> Result<()> {
             "mkdir {dir} && cd {dir} && echo one > vim && echo one > nano && echo one > sed && echo one > cat"
         ))?;
         files.equal(RE, SOON)?;
-        for backup in ["yes", "no"] {
+        for backup in ["yes", "no", "auto"] {
             here.sh(&format!(
                 "cd {dir} && vim.tiny -u NONE -es -c 'set backupcopy={backup} writebackup' -c '%s/$/ vim/' -c 'wq' vim </dev/null"
             ))?;
@@ -174,7 +175,7 @@ fn editors_races_and_odd_names() -> Result<()> {
              | TERM=xterm script -qec 'nano -I nano' /dev/null >/dev/null"
         ))?;
         files.equal(RE, SOON)?;
-        ensure!(get(there, RE, file("vim"))? == b"one vim vim\n", "{:?}", get(there, RE, file("vim")));
+        ensure!(get(there, RE, file("vim"))? == b"one vim vim vim\n", "{:?}", get(there, RE, file("vim")));
         ensure!(get(there, RE, file("nano"))? == b"typed one\n", "{:?}", get(there, RE, file("nano")));
         ensure!(get(there, RE, file("sed"))? == b"two\n");
 
@@ -253,11 +254,17 @@ fn editors_races_and_odd_names() -> Result<()> {
         until("a word of the pipe", SOON, ms(100), || Ok(files.set(here, RE)?.reason.contains("fifo")))?;
         here.sh(&format!("cd {dir} && rm fifo /opt/name3"))?;
         files.equal(RE, SOON)?;
-        // No editor's leavings arrived.
-        let temporary = names(there, RE)?
-            .into_iter()
-            .find(|n| n.ends_with(b"~") || n.ends_with(b".swp") || n.ends_with(b"4913"));
-        ensure!(temporary.is_none(), "{temporary:?}");
+        // What an editor leaves stays where it is, and what is put after it arrives.
+        let leavings = ["a.swp", "a.swx", "b~", ".#c", "4913"];
+        for name in leavings {
+            put(here, RE, file(name), "left")?;
+        }
+        put(here, RE, file("after-them"), "x")?;
+        files.equal(RE, SOON)?;
+        for name in leavings {
+            ensure!(at(here, RE, file(name)).exists() && !at(there, RE, file(name)).exists(), "{name}");
+            fs::remove_file(at(here, RE, file(name)))?;
+        }
     }
     ensure!(files.kept_by_both("conflicts")?.is_empty(), "{:?}", files.kept_by_both("conflicts"));
     files.audit()
@@ -311,7 +318,7 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
         let mut held = fs::File::options().create(true).append(true).open(&path)?;
         let begun = Instant::now();
         let (mut last, mut changed, mut gap) = (0, Instant::now(), Duration::ZERO);
-        let mut lines = 0;
+        let (mut lines, mut arrivals) = (0, 0);
         while begun.elapsed() < Duration::from_secs(10) {
             if begun.elapsed() > ms(100) * lines {
                 lines += 1;
@@ -325,17 +332,19 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
             if size != last {
                 gap = gap.max(changed.elapsed());
                 (last, changed) = (size, Instant::now());
+                arrivals += 1;
             }
             thread::sleep(ms(2));
         }
         gap = gap.max(changed.elapsed());
         drop(held);
         println!(
-            "FIGURE appended to every 100 ms, {}: longest wait on the peer {gap:.0?}",
+            "FIGURE appended to every 100 ms for 10 s, {}: {arrivals} of {lines} lengths seen on the peer, longest wait {gap:.0?}",
             if open { "held open" } else { "closed" }
         );
-        let limit = if open { 6000 } else { 2000 };
-        ensure!(gap < ms(limit), "the peer saw nothing of an append for {gap:?}");
+        // Counted, for one wait is the machine's too: closed, each is due at once; held open, every 2 s.
+        let least = if open { 2 } else { 10 };
+        ensure!(arrivals >= least, "the peer saw {arrivals} of {lines} lengths of a file that grew for 10 s");
         files.equal(RE, SOON)?;
     }
 
@@ -368,7 +377,11 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
     ensure!(bytes < (mega as u64) << 20 >> 2, "{bytes} bytes sent for an edit of a {mega} MiB file");
 
     // The role moves, and nobody here cares.
-    let before: Vec<String> = files.lab.nodes().into_iter().map(|n| role(n).unwrap_or_default()).collect();
+    let active = || {
+        let found = [one, two].into_iter().find(|n| role(n).is_ok_and(|r| r == "ACTIVE"));
+        found.context("no node is ACTIVE")
+    };
+    let cursors = [one, two].map(Node::cursor);
     let writing = AtomicBool::new(true);
     thread::scope(|s| -> Result<()> {
         let hands: Vec<_> = [one, two]
@@ -388,9 +401,11 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
             .collect();
         for _ in 0..2 {
             thread::sleep(ms(500));
-            let active =
-                [one, two].into_iter().find(|n| role(n).is_ok_and(|r| r == "ACTIVE")).context("no ACTIVE")?;
-            active.run(&["drectl", "switchover"])?;
+            let before = active()?;
+            before.run(&["drectl", "switchover"])?;
+            let after = active()?;
+            ensure!(after.name != before.name, "the role stayed on {}", before.name);
+            println!("ACTIVE moved from {} to {}", before.name, after.name);
         }
         writing.store(false, Ordering::Relaxed);
         for hand in hands {
@@ -399,12 +414,12 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
         Ok(())
     })?;
     files.equal(RE, SOON)?;
-    println!("roles before and after two switchovers: {before:?}");
-    for node in files.lab.nodes() {
-        ensure!(
-            node.journal(&["-u", UNIT])?.matches("not connected").count() == 0,
-            "the switchover was felt"
-        );
+    for (node, cursor) in [one, two].into_iter().zip(cursors) {
+        let since = node.journal(&["-u", UNIT, "--after-cursor", &cursor?])?;
+        ensure!(!since.contains("is away"), "{}: the switchover was felt: {since}", node.name);
+        // The journal is the right one: an event of these very seconds is in it.
+        let role = node.journal(&["-u", "dre"])?;
+        ensure!(role.contains("Switchover"), "{}: {role}", node.name);
     }
     ensure!(files.kept_by_both("conflicts")?.is_empty());
     files.audit()
@@ -620,6 +635,7 @@ fn away_and_back_again() -> Result<()> {
         put(node, RE, "differs", "newer")?;
         until("the deletion seen", SOON, ms(20), || Ok(files.set(other, RE)?.pending >= 1))?;
         node.sh("rm -f /var/lib/dre-rules/*.redb*")?;
+        let cursor = node.cursor()?;
         node.run(&["systemctl", "start", UNIT])?;
         files.equal(RE, LATER)?;
         for node in files.lab.nodes() {
@@ -627,7 +643,7 @@ fn away_and_back_again() -> Result<()> {
             ensure!(get(node, RE, "differs")? == b"newer");
             ensure!(get(node, RE, "only here").is_ok());
         }
-        let said = node.journal(&["-u", UNIT, "-n", "30"])?;
+        let said = node.journal(&["-u", UNIT, "--after-cursor", &cursor])?;
         ensure!(
             said.contains("union") || said.contains("put together") || said.contains("no common"),
             "no word of the union: {said}"
@@ -656,7 +672,8 @@ fn clocks_apart() -> Result<()> {
     println!("{}: {} → {}", seen.state, seen.reason, seen.remedy);
     files.state(two, RE, "CLOCK_SKEW", SOON)?;
     let skew = files.status(one)?.skew_ms;
-    ensure!((4500..5500).contains(&skew), "hadev2 is ahead by {skew} ms");
+    // What the words took on a busy machine is in it.
+    ensure!((3000..7000).contains(&skew), "hadev2 is ahead by {skew} ms");
     put(one, RE, "edited", "before")?;
     put(one, RE, "deleted", "before")?;
     files.equal(RE, SOON)?;
@@ -725,7 +742,9 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
     println!("{} → {}", held.reason, held.remedy);
     ensure!(held.remedy.contains("accept-deletes"), "{held:?}");
     thread::sleep(ms(500));
-    ensure!(count(two, RE.root)? == 80, "{} files left on hadev2", count(two, RE.root)?);
+    // What was seen of it before it was more than twenty has gone already.
+    let left = count(two, RE.root)?;
+    ensure!((60..=80).contains(&left), "{left} files left on hadev2");
     // Other edits go on meanwhile, both ways.
     put(one, RE, "meanwhile1", "x")?;
     put(two, RE, "meanwhile2", "y")?;
@@ -735,7 +754,7 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
     // A restart does not make it less of a question.
     one.run(&["systemctl", "restart", UNIT])?;
     files.state(one, RE, "HELD", SOON)?;
-    ensure!(count(two, RE.root)? == 82);
+    ensure!(count(two, RE.root)? == left + 2);
     one.run(&["drectl", "rules", "accept-deletes", "re"])?;
     files.equal(RE, SOON)?;
     ensure!(count(two, RE.root)? == 42, "{}", count(two, RE.root)?);
@@ -749,10 +768,11 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
         RE.root, RE.root
     ))?;
     files.state(one, RE, "HELD", SOON)?;
-    ensure!(count(two, RE.root)? == 42);
+    let left = count(two, RE.root)?;
+    ensure!((22..=42).contains(&left), "{left} files left on hadev2");
     one.sh(&format!("cp -a /opt/copy/. {}/ && rm -rf /opt/copy", RE.root))?;
     files.equal(RE, SOON)?;
-    ensure!(count(one, RE.root)? == 42);
+    ensure!(count(one, RE.root)? == 42 && count(two, RE.root)? == 42);
 
     // Moved about is not deleted, however much it is.
     one.sh(&format!("mkdir {}/moved && mv {}/d? {}/moved/", RE.root, RE.root, RE.root))?;
@@ -803,6 +823,13 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
     one.sh(&format!("umount -l {0}; rm -rf {0}/.dre-stage", SMALL.root))?;
     one.run(&["systemctl", "start", UNIT])?;
     files.state(one, SMALL, "ROOT_GONE", SOON)?;
+    // For a peer that comes meanwhile the set is away; the configuration does not differ.
+    two.run(&["systemctl", "restart", UNIT])?;
+    connected(&files, true)?;
+    let away = files.state(two, SMALL, "PEER_AWAY", SOON)?;
+    println!("{} → {}", away.reason, away.remedy);
+    thread::sleep(ms(500));
+    ensure!(files.set(two, SMALL)?.state == "PEER_AWAY" && files.set(two, RE)?.state == "IN_SYNC");
     put(two, SMALL, "meanwhile2", "while it was not mounted")?;
     thread::sleep(ms(500));
     ensure!(one.sh(&format!("ls -A {}", SMALL.root))?.is_empty(), "written below the mount point");
@@ -875,7 +902,7 @@ fn what_cannot_be_written_waits() -> Result<()> {
     two.sh(&format!("mount -o remount,rw {}", SMALL.root))?;
     files.equal(SMALL, LATER * 2)?;
 
-    // A file that cannot be read where it was edited: the rest goes on.
+    // And in the other direction.
     put(two, SMALL, "fine", "fine")?;
     files.equal(SMALL, SOON)?;
     files.audit()
@@ -896,7 +923,7 @@ fn commands(root: &Path) -> Result<()> {
 
 #[test]
 fn a_batch_is_judged_published_and_applied() -> Result<()> {
-    let check = "validate = [\"/usr/local/bin/check\", \"{staging}\", \"{list}\"]\nvalidate_timeout_ms = 1500\n\
+    let check = "validate = [\"/usr/local/bin/check\", \"{staging}\", \"{list}\"]\nvalidate_timeout_ms = 5000\n\
                  apply = [\"/usr/local/bin/applied\", \"re\"]";
     let whole = "publish = \"tree\"\napply = [\"/usr/local/bin/applied\", \"erlbf\"]";
     let files = Files::start_with(&(table(RE, check) + &table(ERLBF, whole)), &[RE, ERLBF], commands)?;
@@ -950,8 +977,8 @@ fn a_batch_is_judged_published_and_applied() -> Result<()> {
         files.equal(RE, SOON)?;
         // A check that does not end is a check that refuses.
         put(here, RE, name, "SLOW rule")?;
-        let state = files.state(there, RE, "REJECTED", SOON)?;
-        ensure!(state.reason.contains("1500 ms"), "{state:?}");
+        let state = files.state(there, RE, "REJECTED", LATER)?;
+        ensure!(state.reason.contains("5000 ms"), "{state:?}");
         files.state(here, RE, "REJECTED", SOON)?;
         ensure!(get(there, RE, name)? == b"mended");
         let done = there.run_for(&["drectl", "rules", "force", "re"], LATER)?;
@@ -1179,6 +1206,23 @@ fn settled(node: &Node, but: i32) -> Result<i32> {
 }
 
 /// dre-sync and its rsync are killed at random moments while batches come in. `DRE_KILLS` says how often.
+/// Files that have arrived, whole or not, and are not in the live tree.
+fn staged(node: &Node) -> Result<usize> {
+    let mut files = 0;
+    let mut directories = vec![node.place(&format!("{}/.dre-stage", RE.root))];
+    while let Some(directory) = directories.pop() {
+        // What is worked on comes and goes.
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            match entry.file_type() {
+                Ok(kind) if kind.is_dir() => directories.push(entry.path()),
+                Ok(_) => files += 1,
+                Err(_) => {}
+            }
+        }
+    }
+    Ok(files)
+}
+
 #[test]
 fn killed_at_random_points() -> Result<()> {
     let kills: usize = std::env::var("DRE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
@@ -1239,8 +1283,7 @@ fn killed_at_random_points() -> Result<()> {
                     2 => node.pids(UNIT)?.into_iter().filter(|pid| *pid != main).collect(),
                     _ => node.pids(UNIT)?,
                 };
-                let staged =
-                    fs::read_dir(two.place(&format!("{}/.dre-stage", RE.root))).map_or(0, Iterator::count);
+                let staged = staged(two)?;
                 for pid in &pids {
                     sys::kill(*pid, libc::SIGKILL);
                 }
@@ -1269,7 +1312,12 @@ fn killed_at_random_points() -> Result<()> {
          something staged), {written} changes, {moved} seen to arrive meanwhile, slowest restart (RestartSec=20ms) {slowest:.0?}; the same {calm:.1?} after the last",
         done[0], done[1], done[2], done[3]
     );
+    // It was killed at work, each of them, or nothing is shown by this.
+    ensure!(kills < 100 || done.iter().all(|n| *n > 0), "not everybody was killed: {done:?}");
+    ensure!(hit * 20 > kills, "something was staged at {hit} of {kills} kills");
+    ensure!(moved > kills, "{moved} changes arrived between {kills} kills");
     for node in files.lab.nodes() {
+        until("an empty staging", SOON, ms(50), || Ok(staged(node)? == 0))?;
         let mut left = vec![];
         for entry in fs::read_dir(node.place(RE.root))? {
             let name = entry?.file_name().to_string_lossy().into_owned();
@@ -1324,6 +1372,45 @@ fn everything_encrypted() -> Result<()> {
     files.audit()
 }
 
+/// A root in somebody's home, which systemd hides from services; and contents that go encrypted from now on, and openly again.
+#[test]
+fn at_home_and_by_another_way() -> Result<()> {
+    const HOME: Set = Set { name: "home", root: "/home/rules/live" };
+    let open = table(HOME, "");
+    let files = Files::start(&open, &[HOME])?;
+    let [one, two] = files.lab.nodes();
+    let both_hands = |word: &str| -> Result<()> {
+        for node in [one, two] {
+            put(node, HOME, format!("{word} of {}", node.name), "x")?;
+        }
+        files.equal(HOME, LATER)?;
+        ensure!(count(two, HOME.root)? == count(one, HOME.root)?);
+        get(two, HOME, format!("{word} of hadev1"))?;
+        get(one, HOME, format!("{word} of hadev2")).map(drop)
+    };
+    both_hands("first")?;
+    let listens = |node: &Node| -> Result<bool> { Ok(node.run(&["ss", "-Hltn"])?.contains(":8730 ")) };
+    for (word, sync, listening) in
+        [("encrypted", format!("[transfer]\nencrypt = true\n{open}"), false), ("open", open.clone(), true)]
+    {
+        for node in [one, two] {
+            ensure!(listens(node)? != listening, "{}, before it is {word}", node.name);
+            node.write("/etc/dre/sync.toml", &sync)?;
+        }
+        // As the README says it.
+        for node in [one, two] {
+            node.run(&["systemctl", "daemon-reload"])?;
+            node.run(&["systemctl", "restart", "dre-sync-rsync.socket"])?;
+            node.run(&["systemctl", "restart", UNIT])?;
+        }
+        both_hands(word)?;
+        for node in [one, two] {
+            ensure!(listens(node)? == listening, "{}, {word}", node.name);
+        }
+    }
+    files.audit()
+}
+
 /// A stranger in the heartbeat networks, and a node with another key, get nothing and change nothing.
 #[test]
 fn strangers_get_nothing() -> Result<()> {
@@ -1336,6 +1423,15 @@ fn strangers_get_nothing() -> Result<()> {
             files.lab.outside("stranger", &["timeout", "5", "rsync", &format!("rsync://{address}:8730/re/")]);
         ensure!(list.is_err(), "a stranger lists the set: {list:?}");
     }
+    // Who has the secret and is the peer gets the list; with the same secret, from elsewhere, nobody does.
+    let secret = dre::shell::rsync::secret(&product::KEY_BYTES, "dre");
+    let password = format!("RSYNC_PASSWORD={}", secret.as_str());
+    let asked =
+        ["env", &password, "timeout", "5", "rsync", "--list-only", "rsync://dre@172.16.11.54:8730/re/"];
+    let list = two.run_for(&asked, SOON)?;
+    ensure!(list.ok() && list.stdout.contains("secret"), "with the secret, from the peer: {list:?}");
+    let list = files.lab.outside("stranger", &asked);
+    ensure!(list.is_err(), "with the secret, from elsewhere: {list:?}");
     // From the peer's own address, without the secret.
     let list =
         two.run_for(&["timeout", "5", "rsync", "--list-only", "rsync://172.16.11.54:8730/re/"], SOON)?;
@@ -1352,6 +1448,19 @@ fn strangers_get_nothing() -> Result<()> {
     }
     put(two, RE, "after", "garbage")?;
     files.equal(RE, SOON)?;
+    // One that says nothing is let go, and hinders nobody meanwhile.
+    let begun = Instant::now();
+    let silent = two.spawn(
+        &["bash", "-c", "exec 3<>/dev/tcp/172.16.11.54/1695 && exec timeout 60 cat <&3"],
+        Stdio::null(),
+        Stdio::piped(),
+        Stdio::null(),
+    )?;
+    put(two, RE, "beside", "somebody silent")?;
+    files.equal(RE, SOON)?;
+    let ended = silent.wait_with_output()?;
+    ensure!(ended.status.success() && ended.stdout.is_empty(), "it was not let go: {ended:?}");
+    println!("FIGURE who says nothing is let go after {:.1?}", begun.elapsed());
     // Another key: nobody speaks with it, and both say why.
     two.write("/etc/dre/key", "S0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0s=\n")?;
     chmod(&two.place("/etc/dre/key"), 0o600)?;

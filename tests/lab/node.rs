@@ -353,6 +353,13 @@ impl Node {
         self.run(&argv)
     }
 
+    /// Where the journal ends now, for `--after-cursor`.
+    pub fn cursor(&self) -> Result<String> {
+        let out = self.run(&["journalctl", "-n1", "-o", "cat", "--show-cursor", "-q"])?;
+        let cursor = out.lines().find_map(|line| line.strip_prefix("-- cursor: "));
+        cursor.map(str::to_owned).with_context(|| format!("{}: the journal has no cursor: {out}", self.name))
+    }
+
     /// Units that failed, one a line; empty is good.
     pub fn failed_units(&self) -> Result<String> {
         self.run(&["systemctl", "--failed", "--no-legend", "--plain"])

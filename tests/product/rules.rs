@@ -87,7 +87,11 @@ fn hash_file(path: &Path) -> std::io::Result<u64> {
 
 /// What dre-sync leaves out in every set.
 fn ignored(name: &[u8]) -> bool {
-    name.starts_with(b".dre-") || name.starts_with(b".#") || name.ends_with(b"~") || name.ends_with(b".swp")
+    let ends = [&b"~"[..], b".swp", b".swx"];
+    name.starts_with(b".dre-")
+        || name.starts_with(b".#")
+        || name == b"4913"
+        || ends.iter().any(|end| name.ends_with(end))
 }
 
 /// Names by number, from a node's passwd or group.
