@@ -1,8 +1,9 @@
 //! `make bench-rules`: dre-sync beside lsyncd and beside one rsync per event, on the same two nodes, tree and disk, in one run.
 //!
-//! lsyncd is given its best: `delay = 0` and TCP_NODELAY on both ends (its default waits 15 s). The loop is what incron does:
-//! one rsync for each event, of that file. Both go one way only; dre-sync goes both ways, verifies each content and makes it
-//! durable before it is acknowledged.
+//! lsyncd is given its best: `delay = 0` and TCP_NODELAY on both ends (its default waits 15 s). The loop runs one rsync for each
+//! event, of that file, one after the other, as incron's tables did; its events wait in a file, so that none is lost to a full
+//! queue. Both go one way only and do not wait for the disk; dre-sync goes both ways, verifies each content and makes it durable
+//! before it is acknowledged.
 //!
 //! Everything is seen by one clock: the harness writes on one node and reads on the other, from outside. Reported, never judged;
 //! what is demanded stands beside it.
@@ -29,6 +30,8 @@ const LOOP: &str = "/srv/loop";
 const PORTS: [u16; 2] = [1695, 8730];
 /// Where the others' rsync listens, on hadev2's first heartbeat address.
 const DAEMON: &str = "172.16.11.55:8731";
+/// dre-sync with the rsync that it keeps, and the rsync that systemd starts for the peer's.
+const OWN_UNITS: [&str; 2] = ["dre-sync.service", r"system-dre\x2dsync\x2drsync.slice"];
 
 fn main() -> ExitCode {
     match run() {
@@ -92,22 +95,26 @@ fn run() -> Result<()> {
         ))?;
     }
 
-    let ours = bench.measure("dre-sync", OURS.root, &[UNIT], Duration::from_secs(60))?;
+    let ours = bench.measure("dre-sync", OURS.root, &OWN_UNITS, Duration::from_secs(60))?;
     let (one, two) = (&bench.files.lab.hadev1, &bench.files.lab.hadev2);
     for node in [one, two] {
         node.sh("systemctl stop dre-sync.service dre-sync-rsync.socket")?;
     }
     daemon(two)?;
     lsyncd(one)?;
-    let lsyncd =
-        bench.measure("lsyncd", LSYNCD, &["bench-lsyncd", "bench-rsyncd"], Duration::from_secs(60))?;
+    let lsyncd = bench.measure(
+        "lsyncd",
+        LSYNCD,
+        &["bench-lsyncd.service", "bench-rsyncd.service"],
+        Duration::from_secs(60),
+    )?;
     let one = &bench.files.lab.hadev1;
     one.run(&["systemctl", "stop", "bench-lsyncd"])?;
     watch_loop(one)?;
     let incron = bench.measure(
         "one rsync per event",
         LOOP,
-        &["bench-loop", "bench-rsyncd"],
+        &["bench-loop.service", "bench-rsyncd.service"],
         Duration::from_secs(400),
     )?;
     bench.files.lab.hadev1.run(&["systemctl", "stop", "bench-loop"])?;
@@ -117,7 +124,7 @@ fn run() -> Result<()> {
     let all = [
         ("dre-sync", ours),
         ("lsyncd, delay 0, TCP_NODELAY", lsyncd),
-        ("one rsync per event (incron)", incron),
+        ("a loop of one rsync per event", incron),
     ];
     println!(
         "\n| | one edit visible on the peer: median / p90 / p99 / max | 10,000 new files, all visible (made in) | CPU in 20 idle seconds |"
@@ -214,17 +221,47 @@ fn lsyncd(node: &Node) -> Result<()> {
 
 fn watch_loop(node: &Node) -> Result<()> {
     let script = format!(
-        "inotifywait -m -r -e close_write,create,delete,move,attrib --format '%w%f' {LOOP} 2>/run/loop.log | while read -r f; do \
+        "inotifywait -m -r -e close_write,create,delete,move,attrib --format '%w%f' -o /run/loop.events {LOOP} 2>/run/loop.log & \
+         tail -n +1 -F /run/loop.events 2>/dev/null | while read -r f; do \
          rsync -dlptgoDR --sockopts=TCP_NODELAY \"{LOOP}/./${{f#{LOOP}/}}\" rsync://{DAEMON}/loop/ 2>/dev/null; done"
     );
     unit(node, "bench-loop", &script)?;
     node.wait_for("grep -q 'Watches established' /run/loop.log", Duration::from_secs(30)).map(drop)
 }
 
-/// Seconds of CPU that a unit has used on the node, 0 where there is none.
-fn cpu(node: &Node, unit: &str) -> f64 {
-    let text = node.run(&["systemctl", "show", "-P", "CPUUsageNSec", unit]).unwrap_or_default();
-    text.trim().parse::<f64>().map_or(0.0, |ns| ns / 1e9)
+/// Seconds of CPU that those of the units that there are on the node have used, with all their processes that ever were.
+fn cpu(node: &Node, units: &[&str]) -> Result<f64> {
+    let mut sum = 0.0;
+    for unit in units {
+        // A unit of the other node's is not started here.
+        if node.run(&["systemctl", "show", "-P", "ActiveState", unit])?.trim() == "active" {
+            let text = node.run(&["systemctl", "show", "-P", "CPUUsageNSec", unit])?;
+            let ns: f64 = text.trim().parse().with_context(|| format!("{unit}: CPUUsageNSec is {text:?}"))?;
+            sum += ns / 1e9;
+        }
+    }
+    Ok(sum)
+}
+
+/// MiB resident of all processes of dre-sync's, pages that they share counted for each.
+fn resident(node: &Node) -> Result<f64> {
+    let mut kib = 0.0;
+    for unit in OWN_UNITS {
+        let group = node.run(&["systemctl", "show", "-P", "ControlGroup", unit])?;
+        if group.trim().is_empty() {
+            continue;
+        }
+        let all = node.sh(&format!(
+            "find '/sys/fs/cgroup{}' -name cgroup.procs -exec cat {{}} + | while read -r p; do grep VmRSS: /proc/$p/status; done",
+            group.trim()
+        ))?;
+        for line in all.lines() {
+            let figure = line.split_whitespace().nth(1).context("VmRSS")?;
+            kib += figure.parse::<f64>()?;
+        }
+    }
+    ensure!(kib > 0.0, "{}: no process of dre-sync's", node.name);
+    Ok(kib / 1024.0)
 }
 
 impl Bench {
@@ -283,11 +320,10 @@ impl Bench {
         // What follows the noise is worked off first, or not.
         thread::sleep(Duration::from_secs(10));
         let (one, two) = self.nodes();
-        let all =
-            || -> f64 { [one, two].into_iter().flat_map(|n| units.iter().map(move |u| cpu(n, u))).sum() };
-        let before = all();
+        let all = || -> Result<f64> { Ok(cpu(one, units)? + cpu(two, units)?) };
+        let before = all()?;
         thread::sleep(Duration::from_secs(20));
-        figures.idle_cpu_s = all() - before;
+        figures.idle_cpu_s = all()? - before;
         Ok(figures)
     }
 
@@ -330,34 +366,16 @@ impl Bench {
 
         thread::sleep(Duration::from_secs(5));
         let counters = |node| -> Result<_> { Ok(self.files.set(node, LARGE)?.counters) };
-        let before = (counters(one)?, counters(two)?, cpu(one, UNIT), cpu(two, UNIT));
+        let before = (counters(one)?, counters(two)?, cpu(one, &OWN_UNITS)?, cpu(two, &OWN_UNITS)?);
         self.files.lab.net.count(&PORTS)?;
         thread::sleep(Duration::from_secs(60));
         let traffic = self.files.lab.net.traffic()?;
-        let cpus = (cpu(one, UNIT) - before.2, cpu(two, UNIT) - before.3);
+        let cpus = (cpu(one, &OWN_UNITS)? - before.2, cpu(two, &OWN_UNITS)? - before.3);
         let runs =
             counters(one)?.rsync_runs - before.0.rsync_runs + counters(two)?.rsync_runs - before.1.rsync_runs;
         for (node, cpu_s) in [(one, cpus.0), (two, cpus.1)] {
             demanded(&format!("CPU of an idle minute on {}", node.name), cpu_s, "s", 0.1);
-            let status = fs::read_to_string(format!("/proc/{}/status", node.main_pid(UNIT)?))?;
-            for line in status
-                .lines()
-                .filter(|l| l.starts_with("VmRSS:") || l.starts_with("VmHWM:") || l.starts_with("RssAnon:"))
-            {
-                println!("{}: {line}", node.name);
-            }
-            let kb = |what: &str| {
-                status
-                    .lines()
-                    .find_map(|l| l.strip_prefix(what))
-                    .and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok())
-            };
-            demanded(
-                &format!("resident on {}", node.name),
-                kb("VmRSS:").unwrap_or(f64::INFINITY) / 1024.0,
-                "MiB",
-                150.0,
-            );
+            demanded(&format!("resident on {}, rsync with it", node.name), resident(node)?, "MiB", 150.0);
         }
         demanded("rsync runs in an idle minute", runs as f64, "", 0.0);
         demanded("packets with a content in an idle minute", traffic.loaded as f64, "", 0.0);
