@@ -29,10 +29,12 @@ use product::rules::{
 };
 use product::{ms, role, runs};
 
-/// For what takes milliseconds: a machine that is busy otherwise.
-const SOON: Duration = Duration::from_secs(10);
+/// For what takes milliseconds: the machine may be busy with a compiler beside, and half as fast.
+const SOON: Duration = Duration::from_secs(30);
 /// For what waits for a connection to be given up, a restart, a second try.
-const LATER: Duration = Duration::from_secs(30);
+const LATER: Duration = Duration::from_secs(60);
+/// What dre-sync says when the peer's goes.
+const AWAY: &str = "is away: ";
 /// Of dre-sync and its rsync.
 const PORTS: [u16; 2] = [1695, 8730];
 
@@ -43,6 +45,11 @@ fn plain() -> Result<Files> {
 
 fn names(node: &Node, set: Set) -> Result<BTreeSet<Vec<u8>>> {
     Ok(tree(node, set.root)?.into_keys().collect())
+}
+
+/// What dre-sync said since.
+fn since(node: &Node, cursor: &str) -> Result<String> {
+    node.journal(&["-u", UNIT, "--after-cursor", cursor])
 }
 
 fn with_time(path: &Path, time: SystemTime) -> Result<()> {
@@ -151,6 +158,25 @@ fn every_edit_of_either_hand_arrives() -> Result<()> {
     files.audit()
 }
 
+/// What editors leave for a moment, anywhere below: [`walk`] passes over it.
+fn temporary(directory: &Path) -> Result<Vec<String>> {
+    let mut found = vec![];
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        let name = entry.file_name().to_string_lossy().into_owned();
+        if ["~", ".swp", ".swx"].iter().any(|end| name.ends_with(end))
+            || name.starts_with(".#")
+            || name == "4913"
+        {
+            found.push(entry.path().display().to_string());
+        }
+        if entry.file_type()?.is_dir() && name != ".dre-stage" {
+            found.extend(temporary(&entry.path())?);
+        }
+    }
+    Ok(found)
+}
+
 /// How people and programs really write: vim, nano, sed -i, shells, moved directories, races, swaps.
 #[test]
 fn editors_races_and_odd_names() -> Result<()> {
@@ -169,10 +195,13 @@ fn editors_races_and_odd_names() -> Result<()> {
             ))?;
         }
         here.sh(&format!("cd {dir} && sed -i s/one/two/ sed && cat nano > cat && echo more >> cat"))?;
-        // nano wants a terminal: typed, saved, left.
+        // nano wants a terminal: typed when it runs and has drawn itself, left when it has saved.
         here.sh(&format!(
-            "cd {dir} && (sleep 0.5; printf 'typed '; sleep 0.2; printf '\\023'; sleep 0.2; printf '\\030'; sleep 0.2) \
-             | TERM=xterm script -qec 'nano -I nano' /dev/null >/dev/null"
+            "cd {dir} && rm -f /opt/screen && \
+             await() {{ n=0; until eval \"$1\"; do n=$((n+1)); test $n -lt 400 || return 1; sleep 0.05; done; }} && \
+             (await 'pgrep -x nano >/dev/null' && await 'grep -qs \"GNU nano\" /opt/screen' && printf 'typed \\023' \
+              && await 'grep -q typed nano' && printf '\\030' && await '! pgrep -x nano >/dev/null') \
+             | TERM=xterm script -qefc 'nano -I nano' /opt/screen >/dev/null"
         ))?;
         files.equal(RE, SOON)?;
         ensure!(get(there, RE, file("vim"))? == b"one vim vim vim\n", "{:?}", get(there, RE, file("vim")));
@@ -254,15 +283,30 @@ fn editors_races_and_odd_names() -> Result<()> {
         until("a word of the pipe", SOON, ms(100), || Ok(files.set(here, RE)?.reason.contains("fifo")))?;
         here.sh(&format!("cd {dir} && rm fifo /opt/name3"))?;
         files.equal(RE, SOON)?;
-        // What an editor leaves stays where it is, and what is put after it arrives.
-        let leavings = ["a.swp", "a.swx", "b~", ".#c", "4913"];
+        // No editor's leavings arrived of what was edited above.
+        let arrived = temporary(&at(there, RE, ""))?;
+        ensure!(arrived.is_empty(), "{arrived:?}");
+        // Some that stay: what is put after them arrives, the second when the first was there, and a third after every file was
+        // looked at. They do not.
+        let leavings = ["a.swp", "b~", ".#c", "4913", "d.swx", "below/e.swp"];
         for name in leavings {
-            put(here, RE, file(name), "left")?;
+            put(here, RE, file(name), "for a moment")?;
         }
-        put(here, RE, file("after-them"), "x")?;
+        for name in ["after1", "below/after2", "after3"] {
+            put(here, RE, file(name), name)?;
+            until("an edit after them", SOON, ms(20), || Ok(get(there, RE, file(name))? == name.as_bytes()))?;
+            if name == "below/after2" {
+                here.run(&["drectl", "rules", "verify", "re"])?;
+            }
+        }
         files.equal(RE, SOON)?;
         for name in leavings {
-            ensure!(at(here, RE, file(name)).exists() && !at(there, RE, file(name)).exists(), "{name}");
+            ensure!(at(here, RE, file(name)).exists(), "{name} is gone where it was made");
+            ensure!(!at(there, RE, file(name)).exists(), "{name} came to {}", there.name);
+        }
+        let seen = temporary(&at(here, RE, ""))?;
+        ensure!(seen.len() == leavings.len(), "{seen:?}");
+        for name in leavings {
             fs::remove_file(at(here, RE, file(name)))?;
         }
     }
@@ -317,7 +361,8 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
         let path = at(one, RE, "log");
         let mut held = fs::File::options().create(true).append(true).open(&path)?;
         let begun = Instant::now();
-        let (mut last, mut changed, mut gap) = (0, Instant::now(), Duration::ZERO);
+        let length = || fs::metadata(at(two, RE, "log")).map_or(0, |m| m.len());
+        let (mut last, mut changed, mut gap) = (length(), Instant::now(), Duration::ZERO);
         let (mut lines, mut arrivals) = (0, 0);
         while begun.elapsed() < Duration::from_secs(10) {
             if begun.elapsed() > ms(100) * lines {
@@ -328,7 +373,7 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
                     false => fs::File::options().append(true).open(&path)?.write_all(line.as_bytes())?,
                 }
             }
-            let size = fs::metadata(at(two, RE, "log")).map_or(0, |m| m.len());
+            let size = length();
             if size != last {
                 gap = gap.max(changed.elapsed());
                 (last, changed) = (size, Instant::now());
@@ -343,9 +388,11 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
             if open { "held open" } else { "closed" }
         );
         // Counted, for one wait is the machine's too: closed, each is due at once; held open, every 2 s.
-        let least = if open { 2 } else { 10 };
+        let least = if open { 3 } else { 10 };
         ensure!(arrivals >= least, "the peer saw {arrivals} of {lines} lengths of a file that grew for 10 s");
         files.equal(RE, SOON)?;
+        let end = format!("line {lines} of a log\n");
+        ensure!(get(two, RE, "log")?.ends_with(end.as_bytes()), "the last line did not arrive");
     }
 
     // Large, and then a byte in the middle: what is there already is not sent again.
@@ -377,11 +424,9 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
     ensure!(bytes < (mega as u64) << 20 >> 2, "{bytes} bytes sent for an edit of a {mega} MiB file");
 
     // The role moves, and nobody here cares.
-    let active = || {
-        let found = [one, two].into_iter().find(|n| role(n).is_ok_and(|r| r == "ACTIVE"));
-        found.context("no node is ACTIVE")
-    };
-    let cursors = [one, two].map(Node::cursor);
+    let roles = || files.lab.nodes().map(|n| role(n).unwrap_or_default());
+    let cursors = [one.cursor()?, two.cursor()?];
+    let mut seen = vec![roles()];
     let writing = AtomicBool::new(true);
     thread::scope(|s| -> Result<()> {
         let hands: Vec<_> = [one, two]
@@ -399,27 +444,42 @@ fn fast_large_and_simultaneous_edits() -> Result<()> {
                 })
             })
             .collect();
-        for _ in 0..2 {
-            thread::sleep(ms(500));
-            let before = active()?;
-            before.run(&["drectl", "switchover"])?;
-            let after = active()?;
-            ensure!(after.name != before.name, "the role stayed on {}", before.name);
-            println!("ACTIVE moved from {} to {}", before.name, after.name);
-        }
+        let moved = (0..2).try_for_each(|_| -> Result<()> {
+            let before = roles();
+            let active = before.iter().position(|r| r == "ACTIVE").context("no node is ACTIVE")?;
+            files.lab.nodes()[active].run(&["drectl", "switchover"])?;
+            until("the role on the other node", LATER, ms(20), || {
+                let now = roles();
+                Ok(now[1 - active] == "ACTIVE" && now[active] == "STANDBY")
+            })?;
+            seen.push(roles());
+            // An edit of each hand while the new roles stand.
+            for (here, there) in [(one, two), (two, one)] {
+                let path = format!("role/{}-in-{}", here.name, seen.len());
+                put(here, RE, &path, "x")?;
+                until("an edit in the new roles", SOON, ms(10), || Ok(get(there, RE, &path)? == b"x"))?;
+            }
+            Ok(())
+        });
         writing.store(false, Ordering::Relaxed);
         for hand in hands {
-            hand.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+            let n = hand.join().map_err(|_| anyhow::anyhow!("a writer panicked"))??;
+            ensure!(n > 0, "nobody edited while the role moved");
+            println!("{n} edits of a hand while the role moved");
         }
-        Ok(())
+        moved
     })?;
+    println!("roles of hadev1 and hadev2: {seen:?}");
+    ensure!(seen.len() == 3 && seen[0] != seen[1] && seen[0] == seen[2], "the role did not move: {seen:?}");
     files.equal(RE, SOON)?;
-    for (node, cursor) in [one, two].into_iter().zip(cursors) {
-        let since = node.journal(&["-u", UNIT, "--after-cursor", &cursor?])?;
-        ensure!(!since.contains("is away"), "{}: the switchover was felt: {since}", node.name);
-        // The journal is the right one: an event of these very seconds is in it.
-        let role = node.journal(&["-u", "dre"])?;
-        ensure!(role.contains("Switchover"), "{}: {role}", node.name);
+    // (That it is said where it happens, `apart` demands.)
+    for (node, from) in files.lab.nodes().into_iter().zip(&cursors) {
+        let said = since(node, from)?;
+        ensure!(!said.contains(AWAY), "{}: the switchover was felt: {said}", node.name);
+        ensure!(
+            node.journal(&["-u", "dre", "--after-cursor", from])?.contains("Switchover"),
+            "another journal"
+        );
     }
     ensure!(files.kept_by_both("conflicts")?.is_empty());
     files.audit()
@@ -435,8 +495,12 @@ fn connected(files: &Files, wanted: bool) -> Result<()> {
 /// Both heartbeat networks silently cut while `harm` is done, and healed again.
 fn apart(files: &Files, harm: impl FnOnce(&Node, &Node) -> Result<()>) -> Result<()> {
     let [one, two] = files.lab.nodes();
+    let cursors = [one.cursor()?, two.cursor()?];
     files.lab.cut_links(one, true)?;
     connected(files, false)?;
+    for (node, from) in files.lab.nodes().into_iter().zip(&cursors) {
+        until("a word that the peer is away", SOON, ms(50), || Ok(since(node, from)?.contains(AWAY)))?;
+    }
     let done = harm(one, two);
     files.lab.cut_links(one, false)?;
     done?;
@@ -453,7 +517,7 @@ fn edited_on_both_nodes_while_apart() -> Result<()> {
     }
     files.equal(RE, SOON)?;
     apart(&files, |one, two| {
-        ensure!(files.set(one, RE)?.state == "PEER_AWAY", "{:?}", files.set(one, RE));
+        files.state(one, RE, "PEER_AWAY", SOON)?;
         put(one, RE, "conflict", "older of hadev1")?;
         put(one, RE, "same", "both alike")?;
         fs::remove_file(at(one, RE, "deleted1"))?;
@@ -468,15 +532,13 @@ fn edited_on_both_nodes_while_apart() -> Result<()> {
         put(two, RE, "deleted1", "edited long after the deletion")?;
         fs::remove_file(at(one, RE, "deleted2"))?;
         fs::remove_file(at(two, RE, "deleted-both"))?;
-        // Deletion and edit within two seconds: the edit stays, whichever was later.
-        put(two, RE, "deleted3", "edited just before")?;
-        thread::sleep(ms(200));
-        put(one, RE, "older", "newer of hadev1")?;
+        // Deletion and edit within two seconds: the edit stays, though it was before.
+        let just_before = SystemTime::now() - ms(1);
         fs::remove_file(at(one, RE, "deleted3"))?;
-        thread::sleep(ms(300));
-        let pending = files.set(one, RE)?.pending;
-        ensure!(pending >= 5, "{pending} changes wait");
-        Ok(())
+        put(two, RE, "deleted3", "edited just before")?;
+        with_time(&at(two, RE, "deleted3"), just_before)?;
+        put(one, RE, "older", "newer of hadev1")?;
+        until("changes that wait", SOON, ms(20), || Ok(files.set(one, RE)?.pending >= 5)).map(drop)
     })?;
     files.equal(RE, SOON)?;
     for (name, wanted) in [
@@ -643,11 +705,13 @@ fn away_and_back_again() -> Result<()> {
             ensure!(get(node, RE, "differs")? == b"newer");
             ensure!(get(node, RE, "only here").is_ok());
         }
-        let said = node.journal(&["-u", UNIT, "--after-cursor", &cursor])?;
-        ensure!(
-            said.contains("union") || said.contains("put together") || said.contains("no common"),
-            "no word of the union: {said}"
-        );
+        until(
+            "a word of the union",
+            SOON,
+            ms(50),
+            || Ok(since(node, &cursor)?.contains("put together with")),
+        )
+        .with_context(|| since(node, &cursor).unwrap_or_default())?;
         fs::remove_file(at(other, RE, "only here"))?;
         files.equal(RE, SOON)?;
     }
@@ -673,6 +737,7 @@ fn clocks_apart() -> Result<()> {
     files.state(two, RE, "CLOCK_SKEW", SOON)?;
     let skew = files.status(one)?.skew_ms;
     // What the words took on a busy machine is in it.
+    println!("FIGURE a clock 5 s ahead: measured as {skew} ms");
     ensure!((3000..7000).contains(&skew), "hadev2 is ahead by {skew} ms");
     put(one, RE, "edited", "before")?;
     put(one, RE, "deleted", "before")?;
@@ -736,6 +801,8 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
         fs::remove_file(at(one, RE, format!("d{}/f{n}", n % 4)))?;
     }
     files.equal(RE, SOON)?;
+    ensure!(count(two, RE.root)? == 80, "{} files left on hadev2", count(two, RE.root)?);
+    // What was believed counts for ten seconds more.
     thread::sleep(Duration::from_secs(11));
     one.sh(&format!("rm -rf {}/d1 {}/d2", RE.root, RE.root))?;
     let held = files.state(one, RE, "HELD", SOON)?;
@@ -777,7 +844,8 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
     // Moved about is not deleted, however much it is.
     one.sh(&format!("mkdir {}/moved && mv {}/d? {}/moved/", RE.root, RE.root, RE.root))?;
     files.equal(RE, SOON)?;
-    ensure!(files.set(one, RE)?.state == "IN_SYNC" && count(two, &format!("{}/moved", RE.root))? == 40);
+    files.state(one, RE, "IN_SYNC", SOON)?;
+    ensure!(count(two, &format!("{}/moved", RE.root))? == 40);
 
     // The root is gone, another one, or unmounted.
     one.sh(&format!("mv {} /opt/gone", RE.root))?;
@@ -829,7 +897,8 @@ fn many_deletions_and_an_empty_root_wait_for_a_word() -> Result<()> {
     let away = files.state(two, SMALL, "PEER_AWAY", SOON)?;
     println!("{} → {}", away.reason, away.remedy);
     thread::sleep(ms(500));
-    ensure!(files.set(two, SMALL)?.state == "PEER_AWAY" && files.set(two, RE)?.state == "IN_SYNC");
+    files.state(two, RE, "IN_SYNC", SOON)?;
+    ensure!(files.set(two, SMALL)?.state == "PEER_AWAY", "{:?}", files.set(two, SMALL));
     put(two, SMALL, "meanwhile2", "while it was not mounted")?;
     thread::sleep(ms(500));
     ensure!(one.sh(&format!("ls -A {}", SMALL.root))?.is_empty(), "written below the mount point");
@@ -905,6 +974,19 @@ fn what_cannot_be_written_waits() -> Result<()> {
     // And in the other direction.
     put(two, SMALL, "fine", "fine")?;
     files.equal(SMALL, SOON)?;
+
+    // What nobody may read or write, in a directory that is closed to others, is nothing of this: both ends may.
+    put(one, SMALL, "closed/file", "of somebody")?;
+    one.sh(&format!(
+        "cd {} && chown -R rules:rules closed && chmod 000 closed/file && chmod 700 closed",
+        SMALL.root
+    ))?;
+    files.equal(SMALL, SOON)?;
+    // Anew, so that its content is fetched with that mode.
+    one.sh(&format!("echo more >> {}/closed/file", SMALL.root))?;
+    files.equal(SMALL, SOON)?;
+    let there = fs::metadata(at(two, SMALL, "closed/file"))?;
+    ensure!(get(two, SMALL, "closed/file")? == b"of somebodymore\n" && there.mode() & 0o7777 == 0);
     files.audit()
 }
 
@@ -936,13 +1018,16 @@ fn a_batch_is_judged_published_and_applied() -> Result<()> {
         let name = here.name;
         put(here, RE, name, "good")?;
         files.equal(RE, SOON)?;
+        until("it is applied", SOON, ms(50), || Ok(applied(there, RE) >= 1))
+            .with_context(|| files.journals())?;
+        // Nothing more than that is to come.
         thread::sleep(ms(1500));
         let before = applied(there, RE);
-        ensure!(before >= 1, "not applied on {}: {}", there.name, files.journals());
         // One edit, one batch, one reload there; none here, where it was made.
         let own = applied(here, RE);
         put(here, RE, name, "better")?;
         files.equal(RE, SOON)?;
+        until("it is applied", SOON, ms(50), || Ok(applied(there, RE) > before))?;
         thread::sleep(ms(1500));
         ensure!(
             applied(there, RE) == before + 1 && applied(here, RE) == own,
@@ -957,6 +1042,7 @@ fn a_batch_is_judged_published_and_applied() -> Result<()> {
             put(here, RE, format!("fifty/{n}"), format!("{name} {n}"))?;
         }
         files.equal(RE, SOON)?;
+        until("they are applied", SOON, ms(50), || Ok(applied(there, RE) > before))?;
         thread::sleep(ms(1500));
         let times = applied(there, RE) - before;
         let most = 1 + begun.elapsed().as_secs() as usize;
@@ -1041,8 +1127,7 @@ fn a_batch_is_judged_published_and_applied() -> Result<()> {
     fs::remove_file(at(two, ERLBF, "f0"))?;
     files.equal(ERLBF, SOON)?;
     ensure!(!at(one, ERLBF, "f0").exists() && get(one, ERLBF, "sub/dir/file")? == b"x");
-    thread::sleep(ms(1500));
-    ensure!(applied(one, ERLBF) >= 1 && applied(two, ERLBF) >= 1);
+    until("both are applied", SOON, ms(50), || Ok(applied(one, ERLBF) >= 1 && applied(two, ERLBF) >= 1))?;
     ensure!(files.kept(one, "trash")?.iter().any(|k| k.path == "f0"));
     files.audit()
 }
@@ -1070,7 +1155,11 @@ fn silence_in_peace_and_a_scan_after_noise() -> Result<()> {
     put(one, RE, "edit", "x")?;
     files.equal(RE, SOON)?;
     ensure!(files.lab.net.traffic()?.loaded > 0, "the switch counts nothing");
-    thread::sleep(Duration::from_secs(3));
+    until("three seconds without a word", LATER, Duration::ZERO, || {
+        let before = files.lab.net.traffic()?.loaded;
+        thread::sleep(Duration::from_secs(3));
+        Ok(files.lab.net.traffic()?.loaded == before)
+    })?;
 
     let before: Vec<_> = files
         .lab
@@ -1090,7 +1179,8 @@ fn silence_in_peace_and_a_scan_after_noise() -> Result<()> {
             cpu_now - cpu
         );
         ensure!(now == counters, "{}: {counters:?} became {now:?} in an idle minute", node.name);
-        ensure!(cpu_now - cpu < 0.6, "{}: {:.2} s of CPU in an idle minute", node.name, cpu_now - cpu);
+        // Far beyond what is seen, and far below what a loop would use.
+        ensure!(cpu_now - cpu < 3.0, "{}: {:.2} s of CPU in an idle minute", node.name, cpu_now - cpu);
     }
     ensure!(traffic.loaded == 0, "an idle minute: {traffic:?}");
 
@@ -1205,7 +1295,6 @@ fn settled(node: &Node, but: i32) -> Result<i32> {
     Ok(main)
 }
 
-/// dre-sync and its rsync are killed at random moments while batches come in. `DRE_KILLS` says how often.
 /// Files that have arrived, whole or not, and are not in the live tree.
 fn staged(node: &Node) -> Result<usize> {
     let mut files = 0;
@@ -1223,6 +1312,7 @@ fn staged(node: &Node) -> Result<usize> {
     Ok(files)
 }
 
+/// dre-sync and its rsync are killed at random moments while batches come in. `DRE_KILLS` says how often.
 #[test]
 fn killed_at_random_points() -> Result<()> {
     let kills: usize = std::env::var("DRE_KILLS").ok().and_then(|n| n.parse().ok()).unwrap_or(1000);
@@ -1284,11 +1374,10 @@ fn killed_at_random_points() -> Result<()> {
                     _ => node.pids(UNIT)?,
                 };
                 let staged = staged(two)?;
-                for pid in &pids {
-                    sys::kill(*pid, libc::SIGKILL);
-                }
-                done[kind] += 1;
-                hit += usize::from(staged > 0);
+                let killed = pids.iter().filter(|pid| sys::kill(**pid, libc::SIGKILL)).count();
+                // (rsync may not have run.)
+                done[kind] += usize::from(killed > 0);
+                hit += usize::from(killed > 0 && staged > 0);
                 moved +=
                     progress.check(two, &history).with_context(|| format!("after kill {n}, kind {kind}"))?;
                 if kind != 2 {
@@ -1316,6 +1405,10 @@ fn killed_at_random_points() -> Result<()> {
     ensure!(kills < 100 || done.iter().all(|n| *n > 0), "not everybody was killed: {done:?}");
     ensure!(hit * 20 > kills, "something was staged at {hit} of {kills} kills");
     ensure!(moved > kills, "{moved} changes arrived between {kills} kills");
+    for node in files.lab.nodes() {
+        node.run(&["systemctl", "restart", UNIT])?;
+    }
+    files.equal(RE, LATER)?;
     for node in files.lab.nodes() {
         until("an empty staging", SOON, ms(50), || Ok(staged(node)? == 0))?;
         let mut left = vec![];
@@ -1418,58 +1511,106 @@ fn strangers_get_nothing() -> Result<()> {
     let [one, two] = files.lab.nodes();
     put(one, RE, "secret", "of the pair")?;
     files.equal(RE, SOON)?;
-    for address in ["172.16.11.54", "172.16.13.55"] {
-        let list =
-            files.lab.outside("stranger", &["timeout", "5", "rsync", &format!("rsync://{address}:8730/re/")]);
-        ensure!(list.is_err(), "a stranger lists the set: {list:?}");
-    }
-    // Who has the secret and is the peer gets the list; with the same secret, from elsewhere, nobody does.
+    // One program, one disk; from the peer's network namespace or from elsewhere, with the secret of the pair, another or none.
+    let peers = two.netns()?;
+    let peers = peers.strip_prefix(&format!("{}.", files.lab.id())).context("its namespace's name")?;
     let secret = dre::shell::rsync::secret(&product::KEY_BYTES, "dre");
-    let password = format!("RSYNC_PASSWORD={}", secret.as_str());
-    let asked =
-        ["env", &password, "timeout", "5", "rsync", "--list-only", "rsync://dre@172.16.11.54:8730/re/"];
-    let list = two.run_for(&asked, SOON)?;
-    ensure!(list.ok() && list.stdout.contains("secret"), "with the secret, from the peer: {list:?}");
-    let list = files.lab.outside("stranger", &asked);
-    ensure!(list.is_err(), "with the secret, from elsewhere: {list:?}");
-    // From the peer's own address, without the secret.
-    let list =
-        two.run_for(&["timeout", "5", "rsync", "--list-only", "rsync://172.16.11.54:8730/re/"], SOON)?;
-    ensure!(!list.ok() && !list.stdout.contains("secret"), "without a secret: {list:?}");
+    let ask = |from: &str, password: &str, to: &str| {
+        let password = format!("RSYNC_PASSWORD={password}");
+        let at = format!("rsync://dre@{to}:8730/re/");
+        files.lab.outside(from, &["env", &password, "timeout", "20", "rsync", "--list-only", &at])
+    };
+    let other = dre::shell::rsync::secret(&[7; 32], "dre");
+    // To who is not let in, rsync with list = no says that there is no such module.
+    for (from, password, to, why) in [
+        ("stranger", secret.as_str(), "172.16.11.54", "Unknown module"),
+        ("stranger", secret.as_str(), "172.16.13.55", "Unknown module"),
+        ("stranger", "", "172.16.11.54", "Unknown module"),
+        (peers, other.as_str(), "172.16.11.54", "auth failed"),
+        (peers, "", "172.16.11.54", "auth failed"),
+    ] {
+        let refused =
+            ask(from, password, to).err().with_context(|| format!("{from} lists the set of {to}"))?;
+        ensure!(refused.to_string().contains(why), "{from} at {to}: {refused:#}");
+    }
+    for to in ["172.16.11.54", "172.16.13.54"] {
+        let list = ask(peers, secret.as_str(), to).context("the peer, with the secret")?;
+        ensure!(list.contains("secret"), "the peer, with the secret: {list}");
+    }
     // Nothing listens anywhere else.
     let listening = one.run(&["ss", "-Hltn"])?;
     for line in listening.lines().filter(|l| l.contains(":1695 ") || l.contains(":8730 ")) {
         ensure!(line.contains("172.16.11.54:") || line.contains("172.16.13.54:"), "{line}");
     }
-    // Garbage, and a connection that says nothing.
+    // Garbage.
     for _ in 0..20 {
-        let _ =
-            two.run_for(&["bash", "-c", "head -c 100000 /dev/urandom > /dev/tcp/172.16.11.54/1695"], SOON);
+        let script = "exec 3<>/dev/tcp/172.16.11.54/1695 && { head -c 100000 /dev/urandom >&3 2>/dev/null; echo let in; }";
+        let said = two.run_for(&["bash", "-c", script], SOON)?;
+        ensure!(said.stdout.contains("let in"), "the peer's address was not let in: {said:?}");
     }
     put(two, RE, "after", "garbage")?;
     files.equal(RE, SOON)?;
-    // One that says nothing is let go, and hinders nobody meanwhile.
+    // Those who say nothing are let go, and hinder nobody: more than shake hands at once, from the peer's own address, while its
+    // dre-sync gives, and comes anew. From elsewhere they are let go at once.
+    let silent = "exec 3<>/dev/tcp/172.16.11.54/1695 && timeout 60 cat <&3 && echo let go";
+    let many = format!("for n in $(seq 12); do ({silent}) & done; wait");
     let begun = Instant::now();
-    let silent = two.spawn(
-        &["bash", "-c", "exec 3<>/dev/tcp/172.16.11.54/1695 && exec timeout 60 cat <&3"],
-        Stdio::null(),
-        Stdio::piped(),
-        Stdio::null(),
-    )?;
-    put(two, RE, "beside", "somebody silent")?;
+    let waiting =
+        two.spawn(&["bash", "-c", &many], Stdio::null(), Stdio::piped(), Stdio::piped()).context("bash")?;
+    let edits = (0..5).try_for_each(|n| -> Result<()> {
+        for (here, there) in [(one, two), (two, one)] {
+            let path = format!("beside/{}-{n}", here.name);
+            put(here, RE, &path, "somebody silent")?;
+            until("an edit beside them", SOON, ms(10), || Ok(get(there, RE, &path)? == b"somebody silent"))?;
+        }
+        if n == 2 {
+            two.run(&["systemctl", "restart", UNIT])?;
+        }
+        Ok(())
+    });
+    let passed = begun.elapsed();
+    let ended = waiting.wait_with_output()?;
+    edits?;
+    let gone = String::from_utf8_lossy(&ended.stdout).matches("let go").count();
+    println!(
+        "FIGURE ten edits and a restart beside 12 who say nothing: {passed:.1?}; all let go after {:.1?}",
+        begun.elapsed()
+    );
+    ensure!(gone == 12, "{gone} of 12 were let go: {ended:?}");
+    let begun = Instant::now();
+    let elsewhere = files.lab.outside("stranger", &["bash", "-c", silent])?;
+    println!("FIGURE who says nothing, from elsewhere, is let go after {:.1?}", begun.elapsed());
+    ensure!(elsewhere.contains("let go"), "{elsewhere}");
     files.equal(RE, SOON)?;
-    let ended = silent.wait_with_output()?;
-    ensure!(ended.status.success() && ended.stdout.is_empty(), "it was not let go: {ended:?}");
-    println!("FIGURE who says nothing is let go after {:.1?}", begun.elapsed());
-    // Another key: nobody speaks with it, and both say why.
-    two.write("/etc/dre/key", "S0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0s=\n")?;
-    chmod(&two.place("/etc/dre/key"), 0o600)?;
-    two.run(&["systemctl", "restart", UNIT])?;
-    let state = files.state(two, RE, "PEER_AWAY", SOON)?;
-    println!("another key: {} {}", state.reason, two.run(&["systemctl", "show", "-P", "StatusText", UNIT])?);
-    put(one, RE, "not for you", "x")?;
-    thread::sleep(ms(1500));
-    ensure!(!at(two, RE, "not for you").exists());
+    // Another key: nobody speaks with it, and both say why. With the right one, set in the same way, they do before and after.
+    let right = two.read("/etc/dre/key")?;
+    let with = |key: &str| -> Result<()> {
+        two.write("/etc/dre/key", key)?;
+        chmod(&two.place("/etc/dre/key"), 0o600)?;
+        two.run(&["systemctl", "restart", UNIT]).map(drop)
+    };
+    for (n, key) in
+        [right.as_str(), "S0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0tLS0s=\n", &right].into_iter().enumerate()
+    {
+        ensure!((key == right) == (n != 1), "the other key is the right one");
+        with(key)?;
+        let path = format!("for you {n}");
+        if key == right {
+            connected(&files, true)?;
+            put(one, RE, &path, "x")?;
+            files.equal(RE, LATER)?;
+            continue;
+        }
+        for node in [one, two] {
+            let state = files.state(node, RE, "PEER_AWAY", SOON)?;
+            let said = node.run(&["systemctl", "show", "-P", "StatusText", UNIT])?;
+            println!("another key, {}: {} {said}", node.name, state.reason);
+        }
+        put(one, RE, &path, "x")?;
+        thread::sleep(ms(1500));
+        ensure!(!at(two, RE, &path).exists(), "given to a node with another key");
+    }
+    ensure!(get(two, RE, "for you 1")? == b"x");
     Ok(())
 }
 

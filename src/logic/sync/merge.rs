@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 use std::time::Duration;
 
 use super::record::{Content, Entry, Record, State};
-use super::version::Standing;
+use super::version::{Side, Standing};
 
 /// Clocks are not believed more exactly than this: a deletion this close to an edit does not win over it.
 const CLOSE: Duration = Duration::from_secs(2);
@@ -28,8 +28,10 @@ pub enum Merge {
 }
 
 /// What the two nodes know of each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Terms {
+    /// This node's.
+    pub side: Side,
     /// First contact, or one of the databases was lost: versions cannot be compared, and nothing is a deletion.
     pub union: bool,
     /// How far the wall clocks are apart, as measured.
@@ -51,18 +53,29 @@ pub fn merge(ours: Option<&Record>, theirs: &Record, terms: Terms) -> Merge {
         };
     }
     let standing = if terms.union { Standing::Apart } else { ours.version.standing(theirs.version) };
+    // Over what the peer has: newer than that, or its next edit would pass for one that has seen ours. After a union of what clocks set
+    // back have counted, ours may add nothing to the peer's version.
+    let over = |state: &State| {
+        let mut record = joined(state);
+        if record.version == theirs.version {
+            record.version = record.version.bumped(terms.side, 0);
+        }
+        record
+    };
+    // Equal versions of different states: each node has answered before it heard the other, and found the clocks otherwise apart; or
+    // a database was restored from a copy. Then the clocks are not asked, or each would keep its answer for ever.
+    let terms = if standing == Standing::Same { Terms { skew: Duration::MAX, ..terms } } else { terms };
     match standing {
         Standing::Newer => Merge::Nothing,
         Standing::Older => Merge::Take(theirs.clone()),
-        // Equal versions of different states come of a database restored from a copy: nobody has seen anybody.
         Standing::Same | Standing::Apart => match prefer(&ours.state, &theirs.state, terms) {
             // The peer decides alike when it has ours, and keeps its own aside; both would keep it else. It is told again: it may have
             // had ours before it made this, when another of its own was the better one.
             Ordering::Greater if theirs.entry().is_some() && alike(&ours.state, terms) => {
                 Merge::Note(ours.clone())
             }
-            Ordering::Greater if theirs.entry().is_some() => Merge::KeepKeeping(joined(&ours.state)),
-            Ordering::Greater => Merge::Keep(joined(&ours.state)),
+            Ordering::Greater if theirs.entry().is_some() => Merge::KeepKeeping(over(&ours.state)),
+            Ordering::Greater => Merge::Keep(over(&ours.state)),
             Ordering::Equal => Merge::Note(joined(&ours.state)),
             Ordering::Less if ours.entry().is_some() => Merge::TakeKeeping(joined(&theirs.state)),
             Ordering::Less => Merge::Take(joined(&theirs.state)),
@@ -123,8 +136,10 @@ fn edits(a: &Entry, b: &Entry) -> Ordering {
 
 #[cfg(test)]
 mod tests {
-    use super::super::version::{Side, Version};
+    use super::super::version::Version;
     use super::*;
+
+    const TERMS: Terms = Terms { side: Side::First, union: false, skew: Duration::ZERO };
 
     fn file(hash: u8, mtime_s: i64) -> State {
         State::Present(Entry {
@@ -160,17 +175,19 @@ mod tests {
     /// state each time; how often the loser is kept. Nothing is left to say then.
     #[track_caller]
     fn both(a: &Record, b: &Record, terms: Terms) -> (State, usize) {
+        let terms_there = Terms { side: Side::Second, ..terms };
         let rest = |one: &Record, other: &Record| {
-            let ((one, more), (other, still_more)) = (settle(one, other, terms), settle(other, one, terms));
+            let ((one, more), (other, still_more)) =
+                (settle(one, other, terms), settle(other, one, terms_there));
             assert_eq!(one, other, "{a:?} and {b:?} do not agree");
             assert_eq!((more, still_more), (0, 0), "{a:?} and {b:?}: kept again");
         };
-        let ((one, _), (other, _)) = (settle(a, b, terms), settle(b, a, terms));
+        let ((one, _), (other, _)) = (settle(a, b, terms), settle(b, a, terms_there));
         assert_eq!(one.state, other.state, "{a:?} and {b:?} do not agree");
         rest(&one, &other);
         let in_turn = |first: &Record, second: &Record| {
             let (one, kept) = settle(first, second, terms);
-            let (other, kept_then) = settle(second, &one, terms);
+            let (other, kept_then) = settle(second, &one, terms_there);
             assert_eq!(one.state, other.state, "{a:?} and {b:?} in turn");
             rest(&one, &other);
             // In a union, who keeps it cannot know whether the other will.
@@ -185,22 +202,22 @@ mod tests {
     #[test]
     fn what_has_seen_the_other_wins_without_a_word() {
         let (old, new) = (record(1, 0, file(1, 10)), record(1, 1, file(2, 5)));
-        assert_eq!(both(&old, &new, Terms::default()), (file(2, 5), 0));
+        assert_eq!(both(&old, &new, TERMS), (file(2, 5), 0));
         let deleted = record(2, 0, gone(20));
-        assert_eq!(both(&old, &deleted, Terms::default()), (gone(20), 0));
-        assert_eq!(merge(None, &deleted, Terms::default()), Merge::Take(deleted));
+        assert_eq!(both(&old, &deleted, TERMS), (gone(20), 0));
+        assert_eq!(merge(None, &deleted, TERMS), Merge::Take(deleted));
     }
 
     #[test]
     fn of_two_edits_apart_the_newer_wins_and_one_copy_is_kept() {
         let (a, b) = (record(2, 0, file(1, 10)), record(1, 1, file(2, 11)));
-        assert_eq!(both(&a, &b, Terms::default()), (file(2, 11), 1));
+        assert_eq!(both(&a, &b, TERMS), (file(2, 11), 1));
         // The same time: the higher hash, on both.
         let (a, b) = (record(2, 0, file(9, 10)), record(1, 1, file(2, 10)));
-        assert_eq!(both(&a, &b, Terms::default()), (file(9, 10), 1));
+        assert_eq!(both(&a, &b, TERMS), (file(9, 10), 1));
         // The same edit on both is no conflict.
         let (a, b) = (record(2, 0, file(9, 10)), record(1, 1, file(9, 10)));
-        assert_eq!(both(&a, &b, Terms::default()), (file(9, 10), 0));
+        assert_eq!(both(&a, &b, TERMS), (file(9, 10), 0));
     }
 
     #[test]
@@ -213,15 +230,38 @@ mod tests {
             (103, 5, file(1, 100), 0),
             (106, 5, gone(106), 1),
         ] {
-            let terms = Terms { union: false, skew: Duration::from_secs(skew) };
+            let terms = Terms { skew: Duration::from_secs(skew), ..TERMS };
             let deletion = record(2, 0, gone(at));
             assert_eq!(both(&edit, &deletion, terms), (state, kept), "deleted at {at} s, skew {skew} s");
         }
     }
 
+    /// Each found the clocks apart by another time, and both had answered before they heard each other.
+    #[test]
+    fn two_answers_to_one_question_do_not_stand_for_ever() {
+        let (edit, deletion) = (record(1, 1, file(1, 100)), record(2, 0, gone(104)));
+        let unsure = Terms { side: Side::Second, skew: Duration::from_secs(5), ..TERMS };
+        let (one, two) = (settle(&deletion, &edit, TERMS).0, settle(&edit, &deletion, unsure).0);
+        assert_eq!((&one.state, &two.state), (&gone(104), &file(1, 100)));
+        assert_eq!(settle(&one, &two, TERMS).0.state, file(1, 100), "the edit, where nobody can say");
+        let two = settle(&two, &one, unsure).0;
+        assert_eq!(settle(&one, &two, TERMS).0, two);
+    }
+
+    /// A database was lost and the clock set back: what is written then counts less than what the peer remembers of this node.
+    #[test]
+    fn what_is_kept_over_the_peers_has_not_been_seen_by_its_next_edit() {
+        let (ours, theirs) = (record(0, 1, file(5, 100)), record(2, 3, file(2, 50)));
+        let union = Terms { side: Side::Second, union: true, ..TERMS };
+        let Merge::KeepKeeping(kept) = merge(Some(&ours), &theirs, union) else { panic!("kept") };
+        let next = Record { version: theirs.version.bumped(Side::First, 0), state: file(3, 200) };
+        let joined = Terms { union: false, ..union };
+        assert!(matches!(merge(Some(&kept), &next, joined), Merge::TakeKeeping(_)), "ours is lost");
+    }
+
     #[test]
     fn a_union_deletes_nothing() {
-        let terms = Terms { union: true, skew: Duration::ZERO };
+        let terms = Terms { union: true, ..TERMS };
         // Even a tombstone that has seen the file: one of the two databases is not to be believed.
         let (file_there, deleted) = (record(1, 0, file(1, 100)), record(7, 7, gone(1000)));
         assert_eq!(both(&file_there, &deleted, terms), (file(1, 100), 0));
@@ -238,7 +278,7 @@ mod tests {
             for (a, b) in states.iter().flat_map(|a| states.iter().map(move |b| (a, b))) {
                 for (a1, a2, b1, b2) in (0..81).map(|n: u64| (n / 27, n / 9 % 3, n / 3 % 3, n % 3)) {
                     let (left, right) = (record(a1, a2, a.clone()), record(b1, b2, b.clone()));
-                    let terms = Terms { union, skew: Duration::ZERO };
+                    let terms = Terms { union, ..TERMS };
                     let (state, kept) = both(&left, &right, terms);
                     let apart = union
                         || matches!(left.version.standing(right.version), Standing::Apart | Standing::Same);

@@ -113,6 +113,8 @@ mod tests {
     use super::super::version::{Side, Version};
     use super::*;
 
+    const TERMS: Terms = Terms { side: Side::First, union: false, skew: std::time::Duration::ZERO };
+
     fn file(hash: u8, mode: u32) -> State {
         State::Present(Entry {
             content: Content::File { size: 1, hash: [hash; 32] },
@@ -157,7 +159,7 @@ mod tests {
             given("they win", &newer(file(5, 0o644))),
             given("we win", &newer(file(5, 0o644))),
         ];
-        let plan = plan(&batch, |path| known.get(std::str::from_utf8(path).ok()?).cloned(), Terms::default());
+        let plan = plan(&batch, |path| known.get(std::str::from_utf8(path).ok()?).cloned(), TERMS);
         let moves: Vec<_> = plan
             .moves
             .iter()
@@ -188,7 +190,7 @@ mod tests {
         let version = base.version.bumped(Side::Second, 0);
         let deleted = Record { version, state: State::Deleted { at_ns: 60_000_000_000 } };
         let edit = Record { version: base.version.bumped(Side::First, 0), state: file(5, 0o644) };
-        let terms = Terms { union: false, skew: std::time::Duration::from_secs(5) };
+        let terms = Terms { skew: std::time::Duration::from_secs(5), ..TERMS };
         let plan = plan(&[given("lost", &edit)], |_| Some(deleted.clone()), terms);
         assert_eq!(plan.losers.len(), 1);
         assert_eq!(plan.fetches().map(|(path, _)| path.to_vec()).collect::<Vec<_>>(), [b"lost".to_vec()]);

@@ -5,7 +5,7 @@ use super::*;
 impl Worker {
     pub(super) fn terms(&self) -> Terms {
         let union = self.peer.as_ref().map(|peer| peer.offer.id) != self.store.joined();
-        Terms { union, skew: self.facts.skew }
+        Terms { side: self.around.side, union, skew: self.facts.skew }
     }
 
     /// Takes in what waits, as far as it can.
