@@ -1602,9 +1602,13 @@ fn strangers_get_nothing() -> Result<()> {
             continue;
         }
         for node in [one, two] {
-            let state = files.state(node, RE, "PEER_AWAY", SOON)?;
-            let said = node.run(&["systemctl", "show", "-P", "StatusText", UNIT])?;
-            println!("another key, {}: {} {said}", node.name, state.reason);
+            files.state(node, RE, "PEER_AWAY", SOON)?;
+            let says = || node.run(&["systemctl", "show", "-P", "StatusText", UNIT]);
+            until("a word about the key", SOON, ms(50), || {
+                Ok(says()?.contains("does not prove the cluster key"))
+            })
+            .with_context(|| says().unwrap_or_default())?;
+            println!("another key, {}: {}", node.name, says()?);
         }
         put(one, RE, &path, "x")?;
         thread::sleep(ms(1500));

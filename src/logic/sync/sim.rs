@@ -1,8 +1,9 @@
-//! Two nodes, hands that edit on both, also between a word and the fetch of what it is about, a wire that is cut, crashes at every
-//! point of publishing, lost databases, clocks that differ, and by how much is known otherwise on each. Then everything heals, and two things are demanded: both disks are the same, and every content that
-//! was ever written is there, was overwritten or deleted by a hand that had it before its eyes, or is kept aside.
+//! Two nodes, hands that edit on both, also between a word and the fetch of what it is about, and between that and its publishing;
+//! a wire that is cut, crashes at every point of publishing, lost databases, clocks that differ, and by how much is known otherwise
+//! on each. Then everything heals, and two things are demanded: both disks are the same, and every content that was ever written is
+//! there, was overwritten or deleted by a hand that had it before its eyes, or is kept aside.
 //!
-//! Each path for itself: what comes before what, directories and files in them, is `plan`'s.
+//! Each path for itself, be it a file or a directory: what comes before what, directories and files in them, is `plan`'s.
 //!
 //! Other stories each time. `DRE_SIM_SEEDS=10000` for more, `DRE_SIM_SEED=7` for the one that failed.
 
@@ -48,6 +49,10 @@ struct World {
     superseded: BTreeSet<[u8; 32]>,
     linked: bool,
     story: Vec<String>,
+}
+
+fn is_directory(entry: &Entry) -> bool {
+    entry.content == Content::Directory
 }
 
 fn hash(entry: &Entry) -> [u8; 32] {
@@ -138,6 +143,33 @@ impl World {
         }
     }
 
+    /// A directory where nothing was, or in place of a file.
+    fn make_directory(&mut self) {
+        let (node, path) = self.pick();
+        let entry = Entry {
+            content: Content::Directory,
+            mode: 0o755,
+            owner: "dre".into(),
+            group: "dre".into(),
+            mtime_ns: 0,
+            xattrs: vec![],
+        };
+        self.story.push(format!("node {node} makes directory {path}"));
+        if let Some(old) = self.nodes[node].disk.insert(path, entry) {
+            self.superseded.insert(hash(&old));
+        }
+    }
+
+    /// What a hand does while something is taken in.
+    fn meddle(&mut self) {
+        match self.rng.below(5) {
+            0 => self.delete(),
+            1 => self.rename(),
+            2 => self.make_directory(),
+            _ => self.edit(),
+        }
+    }
+
     fn delete(&mut self) {
         let (node, path) = self.pick();
         if let Some(old) = self.nodes[node].disk.remove(&path) {
@@ -186,17 +218,18 @@ impl World {
         };
         for (change, path, theirs) in batch {
             if busy && self.rng.chance(10) {
-                match self.rng.below(3) {
-                    0 => self.delete(),
-                    1 => self.rename(),
-                    _ => self.edit(),
-                }
+                self.meddle();
             }
             // What is on the disk here may be newer than the last look.
             self.nodes[node].look(node, path, now_ns);
             let (record, keep) = match merge(self.nodes[node].record(path), &theirs, terms) {
                 Merge::Nothing => (None, false),
                 Merge::Note(record) | Merge::Keep(record) => {
+                    self.nodes[node].write(path, record);
+                    (None, false)
+                }
+                // Nothing to keep of a directory.
+                Merge::KeepKeeping(record) if theirs.entry().is_some_and(is_directory) => {
                     self.nodes[node].write(path, record);
                     (None, false)
                 }
@@ -221,6 +254,7 @@ impl World {
             if let Some(record) = record {
                 // The content is fetched from the peer's disk; it may be another by now.
                 if let Some(entry) = record.entry()
+                    && !is_directory(entry)
                     && self.nodes[peer].disk.get(&path) != Some(entry)
                 {
                     return false;
@@ -228,8 +262,15 @@ impl World {
                 if dies() {
                     return false;
                 }
+                if busy && self.rng.chance(20) {
+                    self.meddle();
+                }
                 let me = &mut self.nodes[node];
-                if keep && let Some(old) = me.disk.get(&path) {
+                // What is there is no longer what was looked at: nobody decided about it.
+                if me.disk.get(&path) != me.record(path).and_then(Record::entry) {
+                    return false;
+                }
+                if keep && let Some(old) = me.disk.get(&path).filter(|old| !is_directory(old)) {
                     me.kept.insert(hash(old));
                 }
                 if dies() {
@@ -237,7 +278,9 @@ impl World {
                 }
                 match record.entry() {
                     Some(entry) => drop(me.disk.insert(path, entry.clone())),
-                    None => me.trash.extend(me.disk.remove(&path).as_ref().map(hash)),
+                    None => me
+                        .trash
+                        .extend(me.disk.remove(&path).filter(|old| !is_directory(old)).as_ref().map(hash)),
                 }
                 if dies() {
                     return false;
@@ -260,7 +303,8 @@ impl World {
     fn step(&mut self) {
         self.now_ns += i64::try_from(self.rng.below(3_000)).unwrap_or(0) * 1_000_000;
         match self.rng.below(100) {
-            0..30 => self.edit(),
+            0..27 => self.edit(),
+            27..30 => self.make_directory(),
             30..38 => self.delete(),
             38..44 => self.rename(),
             44..80 if self.linked => {
