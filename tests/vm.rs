@@ -192,8 +192,12 @@ impl Machines {
         thread::sleep(after);
         let seen = judge.stop()?;
         done?;
-        let two = seen.two_at_once();
-        ensure!(two.is_empty(), "two answered at once: {two:?}; {}", seen.summary());
+        ensure!(
+            seen.two_at_once().is_empty(),
+            "two answered at once: {}\n{}",
+            seen.summary(),
+            self.journals()
+        );
         Ok(seen)
     }
 
@@ -641,7 +645,13 @@ fn tipc_through_every_fault() -> Result<()> {
         pair.settled().map(drop)
     })?;
     let (active, standby) = pair.settled()?;
-    ensure!(seen.holder().is_some_and(|t| t.who() == active.name), "{}", seen.summary());
+    ensure!(
+        seen.holder().is_some_and(|t| t.who() == active.name),
+        "{} is active, and {}\n{}",
+        active.name,
+        seen.summary(),
+        pair.journals()
+    );
     for vm in [active, standby] {
         is_set_up(vm)?;
     }

@@ -594,14 +594,34 @@ impl Verdict {
     /// One paragraph for people.
     pub fn summary(&self) -> String {
         format!(
-            "{}: client outage {:?}, silence {:?}, holders {:?}, two at once {:?}, blind {:.1?}",
+            "{}: client outage {:?}, silence {:?}, holders {:?}, two at once {:?}{}, blind {:.1?}",
             self.tape.vip,
             self.outage_client(),
             self.silence(),
             self.holders().iter().take(12).collect::<Vec<_>>(),
             self.two_at_once(),
+            self.around(&self.two_at_once()),
             self.blind()
         )
+    }
+
+    /// Who answered around these overlaps, when, and how long after it was asked: whether a kernel answered that should not, or a frame
+    /// was long on its way.
+    fn around(&self, overlaps: &[Overlap]) -> String {
+        const ANSWERS: usize = 40;
+        let near = |at: Moment| overlaps.iter().any(|o| at + RETURN >= o.from && at <= o.to + RETURN);
+        let mut answers: Vec<(Moment, Mac, Moment)> = vec![];
+        for tick in &self.tape.ticks {
+            for (sent, heard) in tick.sent.iter().zip(tick.heard) {
+                answers.extend(heard.filter(|(_, at)| near(*at)).map(|(mac, at)| (at, mac, *sent)));
+            }
+        }
+        answers.sort();
+        let words = answers.iter().take(ANSWERS).map(|(at, mac, sent)| {
+            format!("{} at {at:?} to a request of {:.1?} before", who(*mac), at.since(*sent))
+        });
+        let words: Vec<String> = words.collect();
+        if words.is_empty() { String::new() } else { format!(" ({})", words.join(", ")) }
     }
 }
 
