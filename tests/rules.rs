@@ -29,10 +29,10 @@ use product::rules::{
 };
 use product::{ms, role, runs};
 
-/// For what takes milliseconds: the machine may be busy with a compiler beside, and half as fast.
-const SOON: Duration = Duration::from_secs(30);
+/// For what takes milliseconds: a machine that is busy otherwise.
+const SOON: Duration = Duration::from_secs(10);
 /// For what waits for a connection to be given up, a restart, a second try.
-const LATER: Duration = Duration::from_secs(60);
+const LATER: Duration = Duration::from_secs(30);
 /// What dre-sync says when the peer's goes.
 const AWAY: &str = "is away: ";
 /// Of dre-sync and its rsync.
@@ -736,9 +736,8 @@ fn clocks_apart() -> Result<()> {
     println!("{}: {} → {}", seen.state, seen.reason, seen.remedy);
     files.state(two, RE, "CLOCK_SKEW", SOON)?;
     let skew = files.status(one)?.skew_ms;
-    // What the words took on a busy machine is in it.
     println!("FIGURE a clock 5 s ahead: measured as {skew} ms");
-    ensure!((3000..7000).contains(&skew), "hadev2 is ahead by {skew} ms");
+    ensure!((4500..5500).contains(&skew), "hadev2 is ahead by {skew} ms");
     put(one, RE, "edited", "before")?;
     put(one, RE, "deleted", "before")?;
     files.equal(RE, SOON)?;
@@ -1180,7 +1179,7 @@ fn silence_in_peace_and_a_scan_after_noise() -> Result<()> {
         );
         ensure!(now == counters, "{}: {counters:?} became {now:?} in an idle minute", node.name);
         // Far beyond what is seen, and far below what a loop would use.
-        ensure!(cpu_now - cpu < 3.0, "{}: {:.2} s of CPU in an idle minute", node.name, cpu_now - cpu);
+        ensure!(cpu_now - cpu < 0.6, "{}: {:.2} s of CPU in an idle minute", node.name, cpu_now - cpu);
     }
     ensure!(traffic.loaded == 0, "an idle minute: {traffic:?}");
 
