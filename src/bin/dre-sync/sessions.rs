@@ -208,7 +208,7 @@ async fn taking(talk: &Rc<Talk>, mut connection: Connection, link: usize) -> End
     for set in talk.sets.iter() {
         let offer = offers.iter().find(|offer| offer.set == set.name).cloned();
         // A set that the peer does not have is one that differs.
-        let offer = offer.unwrap_or(Offer { set: set.name.clone(), digest: [0; 32], id: 0, last: 0 });
+        let offer = offer.unwrap_or_else(|| Offer::out_of_use(&set.name, [0; 32]));
         let there = !offer.is_out_of_use() || offer.digest != lock(&set.shared.cursor).digest;
         set.send(Job::Peer(there.then(|| Peer { offer, words: words.clone(), ways: talk.ways(link) })));
     }
