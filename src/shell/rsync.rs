@@ -41,13 +41,17 @@ use std::time::{Duration, Instant};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use nix::errno::Errno;
+use nix::fcntl::AtFlags;
 use nix::sys::signal::{Signal, killpg};
+use nix::sys::stat::{SFlag, fstatat};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, UnlinkatFlags, unlinkat};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use zeroize::Zeroizing;
 
+use super::beneath::{joined, split};
 use crate::logic::sync::talk::path_is_sound;
 use crate::logic::wire::derived;
 
@@ -599,9 +603,6 @@ impl Puller {
     ) -> Result<Fetched, Error> {
         let _turn = lock(&self.turn);
         let shared = &self.shared;
-        let staging = shared.setup.staging.path();
-        let staged: Vec<PathBuf> =
-            paths.iter().map(|path| staging.join(OsStr::from_bytes(path.as_ref()))).collect();
         // What is no path of a set is not asked for.
         let mut want: Vec<usize> = (0..paths.len()).filter(|n| path_is_sound(paths[*n].as_ref())).collect();
         let mut fetched =
@@ -610,9 +611,15 @@ impl Puller {
             fetched.missing = (0..paths.len()).collect();
             return Ok(fetched);
         }
-        self.make_room(&want, &staged)?;
-        let mut errand =
-            Errand { paths, staged, want: &mut want, files: 0, bytes: 0, progress: &mut progress };
+        self.make_room(paths, &want)?;
+        let mut errand = Errand {
+            staging: &shared.setup.staging,
+            paths,
+            want: &mut want,
+            files: 0,
+            bytes: 0,
+            progress: &mut progress,
+        };
         let result = self.attempts(&mut errand, &mut fetched);
         fetched.bytes = errand.bytes;
         if let Err(Error::Blocked(_)) = &result {
@@ -636,20 +643,17 @@ impl Puller {
         })
     }
 
-    fn make_room(&self, want: &[usize], staged: &[PathBuf]) -> Result<(), Error> {
+    fn make_room<P: AsRef<[u8]>>(&self, paths: &[P], want: &[usize]) -> Result<(), Error> {
         let staging = &self.shared.setup.staging;
         let blocked = |error: io::Error| Error::Blocked(format!("{}: {error}", staging.name.display()));
         if fs::read_dir(staging.path()).map_err(blocked)?.next().is_none() {
             return Ok(());
         }
         for n in want {
-            let path = &staged[*n];
-            match fs::remove_file(path) {
-                Err(error) if error.kind() == io::ErrorKind::IsADirectory => {
-                    fs::remove_dir_all(path).map_err(blocked)?;
-                }
-                // Nothing there; or rsync will say what is in its way.
-                _ => {}
+            let path = paths[*n].as_ref();
+            // Any other error: nothing there; or rsync will say what is in its way.
+            if let Err(Errno::EISDIR) = unlinkat(&staging.held, path, UnlinkatFlags::NoRemoveDir) {
+                fs::remove_dir_all(staging.path().join(OsStr::from_bytes(path))).map_err(blocked)?;
             }
         }
         Ok(())
@@ -837,8 +841,8 @@ impl Drop for Puller {
 
 /// What one fetch is after, and how far it is.
 struct Errand<'a, P> {
+    staging: &'a Staging,
     paths: &'a [P],
-    staged: Vec<PathBuf>,
     want: &'a mut Vec<usize>,
     /// Arrived, as seen in staging.
     files: u64,
@@ -860,14 +864,17 @@ impl<P: AsRef<[u8]>> Errand<'_, P> {
 
     /// Strikes out what has arrived. A file has its name when it is whole.
     fn look(&mut self) {
-        let Self { staged, want, files, bytes, .. } = self;
-        want.retain(|n| match fs::symlink_metadata(&staged[*n]) {
-            Ok(meta) if meta.is_file() => {
-                *files += 1;
-                *bytes += meta.len();
-                false
+        let Self { staging, paths, want, files, bytes, .. } = self;
+        want.retain(|n| {
+            let stat = fstatat(&staging.held, paths[*n].as_ref(), AtFlags::AT_SYMLINK_NOFOLLOW);
+            match stat {
+                Ok(stat) if SFlag::from_bits_truncate(stat.st_mode) & SFlag::S_IFMT == SFlag::S_IFREG => {
+                    *files += 1;
+                    *bytes += u64::try_from(stat.st_size).unwrap_or(0);
+                    false
+                }
+                _ => true,
             }
-            _ => true,
         });
     }
 
@@ -878,10 +885,9 @@ impl<P: AsRef<[u8]>> Errand<'_, P> {
 
     fn forget_partial(&self) {
         for n in self.want.iter() {
-            let path = &self.staged[*n];
-            if let (Some(directory), Some(name)) = (path.parent(), path.file_name()) {
-                let _ = fs::remove_file(directory.join(PARTIAL).join(name));
-            }
+            let (directory, name) = split(self.paths[*n].as_ref());
+            let partial = joined(&joined(directory, PARTIAL.as_bytes()), name);
+            let _ = unlinkat(&self.staging.held, partial.as_slice(), UnlinkatFlags::NoRemoveDir);
         }
     }
 }

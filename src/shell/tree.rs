@@ -190,6 +190,8 @@ pub struct Tree {
     links_outside: bool,
     generations: Option<Generations>,
     /// Directories whose entries are not durable yet.
+    /// The directory in staging that was opened last.
+    stage_last: RefCell<Option<(Vec<u8>, Arc<OwnedFd>)>>,
     touched: RefCell<BTreeSet<Vec<u8>>>,
     /// Times of change stand still for a tick.
     coarse: Cell<bool>,
@@ -234,6 +236,7 @@ impl Tree {
             owners: Owners::new(&set.owners),
             links_outside: set.links_outside,
             generations,
+            stage_last: RefCell::default(),
             touched: RefCell::default(),
             coarse: Cell::new(true),
         };
@@ -521,8 +524,8 @@ impl Tree {
     /// Whether what rsync left for this path is this content, all of it.
     pub fn verify(&self, path: &[u8], expected: &[u8; 32], size: u64) -> bool {
         let found = || -> io::Result<bool> {
-            let (parent, name) = self.stage.parent(path)?;
-            let mut file = open_file(&parent, name)?;
+            let (parent, name) = self.stage_parent(path)?;
+            let mut file = open_file(&*parent, name)?;
             if shown(&fstat(&file)?).size != size {
                 return Ok(false);
             }
@@ -539,8 +542,8 @@ impl Tree {
             return Ok(());
         }
         let prepare = || -> io::Result<()> {
-            let (parent, name) = self.stage.parent(path)?;
-            let file = open_file(&parent, name)?;
+            let (parent, name) = self.stage_parent(path)?;
+            let file = open_file(&*parent, name)?;
             attributes::apply(&file, entry, &self.owners)?;
             if sync { file.sync_all() } else { Ok(()) }
         };
@@ -559,6 +562,7 @@ impl Tree {
 
     /// Empties staging: of what arrived and is not wanted any more. rsync must not be writing.
     pub fn sweep(&self) -> Result<(), Error> {
+        *self.stage_last.borrow_mut() = None;
         let emptied = self.stage.directory(b"", OFlag::O_RDONLY).and_then(beneath::empty);
         emptied.map_err(self.failed(b"", "empty its staging directory"))
     }
@@ -599,7 +603,7 @@ impl Tree {
                 self.put_new(path, &parent, name, live.as_ref())?
             }
             Content::File { .. } if fetched => {
-                let (stage, staged) = self.stage.parent(path).map_err(&failed)?;
+                let (stage, staged) = self.stage_parent(path).map_err(&failed)?;
                 self.exchange(path, &stage, staged, &parent, name, live.as_ref())?
             }
             Content::File { .. } if what == Some(Kind::File) => {
@@ -637,6 +641,22 @@ impl Tree {
     fn is_expected(&self, path: &[u8], live: Option<&Stat>, expect: Option<&Stat>) -> bool {
         let before = || self.generations.as_ref().map_or(live, |generations| generations.before(path, live));
         as_expected(live, expect) || as_expected(before(), expect)
+    }
+
+    /// The directory in staging that this path lies in. Many files of one directory follow each other, and nobody else renames what is
+    /// in staging: it is opened once for them.
+    fn stage_parent<'p>(&self, path: &'p [u8]) -> Result<(Arc<OwnedFd>, &'p OsStr), Errno> {
+        let (directory, name) = split(path);
+        let mut last = self.stage_last.borrow_mut();
+        let held = match &*last {
+            Some((at, held)) if at == directory => Arc::clone(held),
+            _ => {
+                let held = Arc::new(self.stage.directory(directory, OFlag::O_PATH)?);
+                *last = Some((directory.to_vec(), Arc::clone(&held)));
+                held
+            }
+        };
+        Ok((held, OsStr::from_bytes(name)))
     }
 
     fn stage_fd(&self) -> Result<OwnedFd, Error> {

@@ -52,6 +52,8 @@ const LOOKED_AT_ONCE: usize = 1_000;
 const LOOKING_MAX: Duration = Duration::from_millis(500);
 /// Taken in at once where nothing asks for the whole batch: each piece is visible when it is done.
 const TAKEN_AT_ONCE: usize = 2_500;
+/// What comes meanwhile is taken in with it for no longer than this: edits of this node and an operator wait for it.
+const TAKING_MAX: Duration = Duration::from_secs(2);
 /// What was written without a sync is durable after this.
 const FLUSH_AFTER: Duration = Duration::from_millis(200);
 /// A scan against everything that no event told: writes through a name outside the tree, a watcher's bug.
@@ -313,10 +315,12 @@ pub struct Worker {
     around: Around,
     shared: Arc<Shared>,
     inbox: Receiver<Job>,
+    /// Came while changes were taken in, and is not done yet.
+    heard: Option<Job>,
     tree: Tree,
     store: Store,
     drawers: Drawers,
-    puller: Puller,
+    puller: Arc<Puller>,
     dirty: Arc<Dirty>,
     watcher: Watcher,
     guard: Guard,
@@ -428,10 +432,11 @@ impl Worker {
             around: around.clone(),
             shared,
             inbox,
+            heard: None,
             tree,
             store,
             drawers,
-            puller,
+            puller: Arc::new(puller),
             dirty,
             watcher,
             guard: Guard::default(),
@@ -546,7 +551,7 @@ impl Worker {
             self.show();
             let wait = clock::now().until(self.next_wake());
             self.shared.alive.store(0, Ordering::Relaxed);
-            let job = self.inbox.recv_timeout(wait);
+            let job = self.heard.take().map_or_else(|| self.inbox.recv_timeout(wait), Ok);
             self.alive();
             match job {
                 Ok(job) => {
@@ -570,6 +575,11 @@ impl Worker {
 
     fn alive(&self) {
         self.shared.alive.store(clock::now().as_nanos(), Ordering::Relaxed);
+    }
+
+    /// For somebody who has a limit of his own.
+    fn waits(&self) {
+        self.shared.alive.store(0, Ordering::Relaxed);
     }
 
     fn next_wake(&self) -> Moment {

@@ -70,7 +70,8 @@ impl Worker {
                         }
                         None => restat.push((path, stat)),
                     }
-                    if stat.names > 1 {
+                    // A directory's are its own `.` and those of what is in it.
+                    if stat.names > 1 && entry.content != Content::Directory {
                         named.insert((stat.device, stat.inode), stat.ctime_ns);
                     }
                 }

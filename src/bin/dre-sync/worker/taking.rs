@@ -1,5 +1,7 @@
 //! What the peer gave: fetched, verified, judged, published, and only then said to be taken.
 
+use dre::logic::sync::record::Entry;
+
 use super::*;
 
 impl Worker {
@@ -13,71 +15,9 @@ impl Worker {
         if self.peer.is_none() || self.facts.root_gone.is_some() || self.facts.differs {
             return Ok(());
         }
-        let whole_batches =
-            self.set.validate.is_some() || self.set.publish == dre::config::sync::Publish::Tree;
-        let (mut rejected, mut blocked, mut barred) = (None, None, None);
-        if !self.waiting.is_empty() {
-            let paths: Vec<Vec<u8>> = self.waiting.keys().cloned().collect();
-            let mut looked = Looked::default();
-            for piece in paths.chunks(LOOKED_AT_ONCE) {
-                looked.add(self.look(piece, false)?);
-            }
-            // A deletion here that was seen and waits only for quiet is believed now; one that is held gives way to an edit.
-            let believed: Vec<Vec<u8>> = if self.guard.held().is_none() {
-                let pending =
-                    paths.iter().filter(|path| self.guard.is_pending(path)).cloned().collect::<Vec<_>>();
-                for path in &pending {
-                    self.guard.back(path);
-                }
-                pending
-            } else {
-                vec![]
-            };
-            if !believed.is_empty() {
-                self.bury(&believed)?;
-            }
-            let batch: Vec<Given> =
-                self.waiting.values().filter(|g| !looked.unsettled.contains(&g.path)).cloned().collect();
-            let fault = std::cell::RefCell::new(None);
-            let store = &self.store;
-            let plan = plan(
-                &batch,
-                |path| match store.get(path) {
-                    Ok(known) => known.map(|known| known.record),
-                    Err(error) => {
-                        fault.borrow_mut().get_or_insert(error);
-                        None
-                    }
-                },
-                self.terms(),
-            );
-            if let Some(error) = fault.into_inner() {
-                return Err(error.into());
-            }
-            let touched: BTreeSet<&[u8]> = plan
-                .moves
-                .iter()
-                .map(|m| m.step.path.as_slice())
-                .chain(plan.losers.iter().map(|(given, _)| given.path.as_slice()))
-                .chain(plan.notes.iter().map(|step| step.path.as_slice()))
-                .collect();
-            // Nothing to do for these: done.
-            for given in &batch {
-                if !touched.contains(given.path.as_slice()) {
-                    self.waiting.remove(&given.path);
-                }
-            }
-            drop(touched);
-            for piece in pieces(plan, if whole_batches { usize::MAX } else { TAKEN_AT_ONCE }) {
-                let stalled = self.take_piece(piece, &looked.absent)?;
-                barred = barred.or(stalled.barred);
-                if stalled.rejected.is_some() || stalled.blocked.is_some() {
-                    (rejected, blocked) = (stalled.rejected, stalled.blocked);
-                    break;
-                }
-            }
-        }
-        let blocked = blocked.or(barred);
+        let paths: Vec<Vec<u8>> = self.waiting.keys().cloned().collect();
+        let stalled = if paths.is_empty() { Stalled::default() } else { self.take_all(&paths)? };
+        let (rejected, blocked) = (stalled.rejected, stalled.blocked.or(stalled.barred));
         for reason in self.tree.warnings() {
             if self.owners_told.insert(reason.clone()) {
                 let set = self.set.name.clone();
@@ -141,55 +81,184 @@ impl Worker {
         *lock(&self.shared.offer) = Some(Offer { set, digest, id: self.store.id(), last: self.store.last() });
     }
 
-    pub(super) fn take_piece(&mut self, plan: Plan, absent: &BTreeSet<Vec<u8>>) -> Result<Stalled, Fatal> {
+    /// What is to be done for these of what waits, in pieces; and which of them are not there now.
+    fn planned(&mut self, paths: &[Vec<u8>]) -> Result<(VecDeque<Plan>, BTreeSet<Vec<u8>>), Fatal> {
+        let mut looked = Looked::default();
+        for piece in paths.chunks(LOOKED_AT_ONCE) {
+            looked.add(self.look(piece, false)?);
+        }
+        // A deletion here that was seen and waits only for quiet is believed now; one that is held gives way to an edit.
+        if self.guard.held().is_none() {
+            let believed: Vec<Vec<u8>> =
+                paths.iter().filter(|path| self.guard.is_pending(path)).cloned().collect();
+            for path in &believed {
+                self.guard.back(path);
+            }
+            if !believed.is_empty() {
+                self.bury(&believed)?;
+            }
+        }
+        let waits = paths.iter().filter_map(|path| self.waiting.get(path));
+        let batch: Vec<Given> = waits.filter(|g| !looked.unsettled.contains(&g.path)).cloned().collect();
+        let fault = std::cell::RefCell::new(None);
+        let store = &self.store;
+        let plan = plan(
+            &batch,
+            |path| match store.get(path) {
+                Ok(known) => known.map(|known| known.record),
+                Err(error) => {
+                    fault.borrow_mut().get_or_insert(error);
+                    None
+                }
+            },
+            self.terms(),
+        );
+        if let Some(error) = fault.into_inner() {
+            return Err(error.into());
+        }
+        let touched: BTreeSet<&[u8]> = plan
+            .moves
+            .iter()
+            .map(|m| m.step.path.as_slice())
+            .chain(plan.losers.iter().map(|(given, _)| given.path.as_slice()))
+            .chain(plan.notes.iter().map(|step| step.path.as_slice()))
+            .collect();
+        // Nothing to do for these: done.
+        for given in &batch {
+            if !touched.contains(given.path.as_slice()) {
+                self.waiting.remove(&given.path);
+            }
+        }
+        drop(touched);
+        Ok((pieces(plan, if self.takes_whole() { usize::MAX } else { TAKEN_AT_ONCE }), looked.absent))
+    }
+
+    /// A batch that is published as a whole, or judged as a whole, is complete or not at all.
+    fn takes_whole(&self) -> bool {
+        self.set.validate.is_some() || self.set.publish == dre::config::sync::Publish::Tree
+    }
+
+    /// What the peer gives while its changes are taken in joins them, as long as nobody wants anything else. Paths of these, less
+    /// those that wait already: theirs are in `later`, for they may be on their way to the disk in the version that was given first.
+    fn hear(&mut self, later: &mut Vec<Given>) -> Result<Vec<Vec<u8>>, Fatal> {
+        let mut fresh = BTreeSet::new();
+        while self.heard.is_none() {
+            match self.inbox.try_recv() {
+                Ok(Job::Given { id, .. }) if self.peer.as_ref().is_none_or(|peer| peer.offer.id != id) => {}
+                Ok(Job::Given { id, entries, upto, more }) => {
+                    let known = |given: &Given| {
+                        self.waiting.contains_key(&given.path) && !fresh.contains(&given.path)
+                    };
+                    let (again, new): (Vec<Given>, Vec<Given>) = entries.into_iter().partition(known);
+                    // In the order in which they came.
+                    later.extend(again.into_iter().filter(Given::is_sound));
+                    fresh.extend(new.iter().filter(|given| given.is_sound()).map(|given| given.path.clone()));
+                    self.job(Job::Given { id, entries: new, upto, more })?;
+                }
+                Ok(job @ (Job::Stir | Job::Acked(_) | Job::Verdict(_) | Job::Skew(_))) => {
+                    self.job(job)?;
+                }
+                Ok(job) => self.heard = Some(job),
+                Err(_) => break,
+            }
+        }
+        Ok(fresh.into_iter().filter(|path| self.waiting.contains_key(path)).collect())
+    }
+
+    /// One piece after the other, and what comes meanwhile; while one is published, the next is fetched. Ends at the first that stalls.
+    fn take_all(&mut self, paths: &[Vec<u8>]) -> Result<Stalled, Fatal> {
+        let mut later = vec![];
+        let stalled = self.take_pieces(paths, &mut later);
+        if !later.is_empty() {
+            self.again_at = Some(Moment::ZERO);
+            self.waiting.extend(later.into_iter().map(|given| (given.path.clone(), given)));
+        }
+        stalled
+    }
+
+    fn take_pieces(&mut self, paths: &[Vec<u8>], later: &mut Vec<Given>) -> Result<Stalled, Fatal> {
         let begun = clock::now();
+        let (mut pieces, mut absent) = self.planned(paths)?;
+        if self.set.validate.is_some() {
+            // What was refused lies there still, and would be judged again with what comes now.
+            self.tree.sweep()?;
+        }
+        let fetcher = Fetcher {
+            puller: Arc::clone(&self.puller),
+            shared: Arc::clone(&self.shared),
+            changed: self.around.changed.clone(),
+        };
+        let (mut stalled, mut done, mut ahead) = (Stalled::default(), Amount::default(), None);
+        self.show_todo(done, &pieces);
+        while let Some(plan) = pieces.pop_front() {
+            self.waits();
+            let brought = ahead.take().unwrap_or_else(|| fetcher.fetch(&plan, done));
+            self.alive();
+            done = done.and(Amount::of(&plan));
+            if pieces.is_empty() && !self.takes_whole() && clock::now() < begun + TAKING_MAX {
+                let fresh = self.hear(later)?;
+                if !fresh.is_empty() {
+                    let (more, not_there) = self.planned(&fresh)?;
+                    self.show_todo(done, &more);
+                    pieces = more;
+                    absent.extend(not_there);
+                }
+            }
+            let next = pieces.front();
+            let taken = std::thread::scope(|scope| {
+                let fetch = next.map(|next| || fetcher.fetch(next, done));
+                let thread = || std::thread::Builder::new().name("fetch".into());
+                // Without a thread it is fetched when this one is done.
+                let coming = fetch.and_then(|fetch| thread().spawn_scoped(scope, fetch).ok());
+                let taken = self.take_piece(plan, brought, &absent);
+                if taken.is_err() {
+                    // This worker ends: nobody will want what comes.
+                    fetcher.puller.stop();
+                }
+                self.waits();
+                ahead = coming
+                    .map(|coming| coming.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+                self.alive();
+                taken
+            })?;
+            stalled.barred = stalled.barred.or(taken.barred);
+            (stalled.rejected, stalled.blocked) = (taken.rejected, taken.blocked);
+            if stalled.rejected.is_some() || stalled.blocked.is_some() {
+                break;
+            }
+        }
+        Ok(stalled)
+    }
+
+    /// Of what is taken in, so much is done and these are left.
+    fn show_todo(&self, done: Amount, left: &VecDeque<Plan>) {
+        let all = left.iter().map(Amount::of).fold(done, Amount::and);
+        let mut status = lock(&self.shared.status);
+        (status.files_done, status.files_todo) = (done.files, all.files);
+        (status.bytes_done, status.bytes_todo) = (done.bytes, all.bytes);
+    }
+
+    fn take_piece(
+        &mut self,
+        plan: Plan,
+        brought: Brought,
+        absent: &BTreeSet<Vec<u8>>,
+    ) -> Result<Stalled, Fatal> {
         let mut stalled = Stalled::default();
         if plan.moves.is_empty() && plan.losers.is_empty() {
             // Nothing to be seen: no generation is made for it.
             self.note(plan)?;
             return Ok(stalled);
         }
-        if self.set.validate.is_some() {
-            // What was refused lies there still, and would be judged again with what comes now.
-            self.tree.sweep()?;
-        }
-        let fetches: Vec<Vec<u8>> = plan.fetches().map(|(path, _)| path.to_vec()).collect();
-        let wanted: u64 = plan
-            .fetches()
-            .map(|(_, entry)| if let Content::File { size, .. } = &entry.content { *size } else { 0 })
-            .sum();
-        {
-            let mut status = lock(&self.shared.status);
-            (status.files_done, status.files_todo) = (0, plan.moves.len() as u64);
-            (status.bytes_done, status.bytes_todo) = (0, wanted);
-        }
-        if !fetches.is_empty() {
-            let (shared, changed) = (&self.shared, &self.around.changed);
-            self.shared.alive.store(0, Ordering::Relaxed);
-            let mut told = clock::now();
-            let fetched = self.puller.fetch(&fetches, |files, bytes| {
-                if clock::now().since(told) < PROGRESS_EVERY {
-                    return;
-                }
-                told = clock::now();
-                let mut status = lock(&shared.status);
-                (status.files_done, status.bytes_done) = (files, bytes);
-                drop(status);
-                changed.send_modify(|n| *n += 1);
-            });
-            self.alive();
-            lock(&self.shared.status).counters.rsync_runs +=
-                fetched.as_ref().map_or(1, |f| u64::from(f.runs));
-            if let Err(error) = fetched {
-                if let rsync::Error::Blocked(_) = &error {
-                    stalled.blocked = Some(error.to_string());
-                    return Ok(stalled);
-                }
-                // A connection that broke, a file that changed meanwhile: what arrived and verifies counts.
-                self.around.journal.log(Notice::Detail { text: format!("{}: {error}", self.set.name) });
+        if let Err(error) = brought.result {
+            if let rsync::Error::Blocked(_) = &error {
+                stalled.blocked = Some(error.to_string());
+                return Ok(stalled);
             }
+            // A connection that broke, a file that changed meanwhile: what arrived and verifies counts.
+            self.around.journal.log(Notice::Detail { text: format!("{}: {error}", self.set.name) });
         }
-        let fetched = clock::now();
+        let begun = clock::now();
         let (mut missing, mut barred) = (BTreeSet::new(), BTreeSet::new());
         for (path, entry) in plan.fetches() {
             self.alive();
@@ -209,12 +278,10 @@ impl Worker {
             }
         }
         if !missing.is_empty() {
-            self.changed_meanwhile(&missing, clock::now().since(begun));
+            self.changed_meanwhile(&missing, brought.took + clock::now().since(begun));
         }
-        // A batch that is published as a whole, or judged as a whole, is complete or not at all.
-        let whole = self.set.validate.is_some() || self.set.publish == dre::config::sync::Publish::Tree;
         missing.append(&mut barred);
-        if whole && !missing.is_empty() {
+        if self.takes_whole() && !missing.is_empty() {
             return Ok(stalled);
         }
         if !self.forced
@@ -231,8 +298,8 @@ impl Worker {
                 "{}: {moves} paths, {} missing: fetched in {:?}, verified and judged in {:?}, published in {:?}",
                 self.set.name,
                 missing.len(),
-                fetched.since(begun),
-                judged.since(fetched),
+                brought.took,
+                judged.since(begun),
                 clock::now().since(judged)
             ),
         });
@@ -266,7 +333,7 @@ impl Worker {
             return Some(format!("{}: {error}", file.display()));
         }
         let words = self.set.validate_command(&self.tree.staging(), &file)?;
-        self.shared.alive.store(0, Ordering::Relaxed);
+        self.waits();
         let verdict = crate::command::judge(&words, self.set.validate_timeout);
         self.alive();
         verdict.err()
@@ -527,15 +594,70 @@ impl Worker {
     }
 }
 
+/// Files and bytes, of a plan or a part of one.
+#[derive(Debug, Clone, Copy, Default)]
+struct Amount {
+    files: u64,
+    bytes: u64,
+}
+
+impl Amount {
+    fn of(plan: &Plan) -> Self {
+        let size = |entry: &Entry| if let Content::File { size, .. } = &entry.content { *size } else { 0 };
+        Self { files: plan.moves.len() as u64, bytes: plan.fetches().map(|(_, entry)| size(entry)).sum() }
+    }
+
+    fn and(self, other: Self) -> Self {
+        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
+    }
+}
+
+/// Brings the contents of a plan into staging; for a thread beside the worker's too.
+struct Fetcher {
+    puller: Arc<Puller>,
+    shared: Arc<Shared>,
+    changed: watch::Sender<u64>,
+}
+
+/// How a fetch ended.
+struct Brought {
+    took: Duration,
+    result: Result<(), rsync::Error>,
+}
+
+impl Fetcher {
+    /// `before` is done of what the status shows.
+    fn fetch(&self, plan: &Plan, before: Amount) -> Brought {
+        let begun = clock::now();
+        let fetches: Vec<&[u8]> = plan.fetches().map(|(path, _)| path).collect();
+        if fetches.is_empty() {
+            return Brought { took: Duration::ZERO, result: Ok(()) };
+        }
+        let mut told = begun;
+        let fetched = self.puller.fetch(&fetches, |files, bytes| {
+            if clock::now().since(told) < PROGRESS_EVERY {
+                return;
+            }
+            told = clock::now();
+            let mut status = lock(&self.shared.status);
+            (status.files_done, status.bytes_done) = (before.files + files, before.bytes + bytes);
+            drop(status);
+            self.changed.send_modify(|n| *n += 1);
+        });
+        lock(&self.shared.status).counters.rsync_runs += fetched.as_ref().map_or(1, |f| u64::from(f.runs));
+        Brought { took: clock::now().since(begun), result: fetched.map(drop) }
+    }
+}
+
 /// A plan in pieces of so many moves, in their order; losers and notes go with the first.
-fn pieces(mut plan: Plan, most: usize) -> Vec<Plan> {
-    let mut all = vec![];
+fn pieces(mut plan: Plan, most: usize) -> VecDeque<Plan> {
+    let mut all = VecDeque::new();
     while plan.moves.len() > most {
         let rest = plan.moves.split_off(most);
         let notes = std::mem::take(&mut plan.notes);
         let losers = std::mem::take(&mut plan.losers);
-        all.push(Plan { notes, losers, moves: std::mem::replace(&mut plan.moves, rest) });
+        all.push_back(Plan { notes, losers, moves: std::mem::replace(&mut plan.moves, rest) });
     }
-    all.push(plan);
+    all.push_back(plan);
     all
 }

@@ -193,3 +193,88 @@ fn an_owner_that_is_not_known_here_stays_what_the_peer_called_it() {
     worker.store.write(false, put).expect("written");
     assert_eq!(verified(&mut worker, true).0.record, known.record);
 }
+
+/// The other node, which tells of directories: they need no rsync. Owned by whoever runs the test.
+#[derive(Clone)]
+struct Other {
+    id: u64,
+    owner: String,
+    group: String,
+}
+
+impl Other {
+    fn words(&self, sequence: u64, directories: &[(&str, u32)]) -> Job {
+        let given = |(n, (path, mode)): (usize, &(&str, u32))| {
+            let sequence = sequence + n as u64;
+            let entry = dre::logic::sync::record::Entry {
+                content: Content::Directory,
+                mode: *mode,
+                owner: self.owner.clone(),
+                group: self.group.clone(),
+                mtime_ns: 0,
+                xattrs: vec![],
+            };
+            let version = Version::default().bumped(Side::Second, i64::try_from(sequence).expect("small"));
+            let record = Record { version, state: dre::logic::sync::record::State::Present(entry) };
+            Given { sequence, path: path.as_bytes().to_vec(), record }
+        };
+        let entries: Vec<Given> = directories.iter().enumerate().map(given).collect();
+        Job::Given { id: self.id, upto: sequence + entries.len() as u64 - 1, entries, more: false }
+    }
+}
+
+#[test]
+fn what_the_peer_gives_while_its_changes_are_taken_in_joins_them_and_nothing_overtakes() {
+    let house = House::new("heard");
+    let set = house.set("root", Publish::Files);
+    let (tell, inbox) = channel();
+    let shared = Arc::new(Shared::new(&set));
+    let opened = Worker::open(&set, &house.around("state"), shared, inbox, tell.clone());
+    let mut worker = opened.map_err(|(fatal, _)| fatal).expect("opened");
+    let uid = nix::unistd::User::from_uid(nix::unistd::geteuid()).expect("asked").expect("a name");
+    let gid = nix::unistd::Group::from_gid(nix::unistd::getegid()).expect("asked").expect("a name");
+    let peer = Other { id: 7, owner: uid.name, group: gid.name };
+    let (words, mut said) = mpsc::unbounded_channel();
+    let offer = Offer { set: "re".into(), digest: set.digest, id: peer.id, last: 0 };
+    assert!(worker.job(Job::Peer(Some(Peer { offer, words, ways: vec![] }))).expect("alive"));
+    let mode = |path: &str| {
+        use std::os::unix::fs::PermissionsExt;
+        fs::metadata(set.root.join(path)).map(|meta| meta.permissions().mode() & 0o7777).ok()
+    };
+
+    // The two databases know each other.
+    worker.job(peer.words(1, &[("joined", 0o755)])).expect("alive");
+    worker.take_in().expect("alive");
+    assert!(matches!(said.try_recv(), Ok(Take::Taken { upto: 1, .. })));
+
+    worker.job(peer.words(2, &[("a", 0o750)])).expect("alive");
+    // Comes while a is taken in: a once more, b twice, something of another session, c behind what somebody else wants.
+    tell.send(peer.words(3, &[("a", 0o700), ("b", 0o755)])).expect("sent");
+    tell.send(Job::Stir).expect("sent");
+    tell.send(Other { id: 8, ..peer.clone() }.words(9, &[("x", 0o755)])).expect("sent");
+    tell.send(peer.words(5, &[("b", 0o711)])).expect("sent");
+    let (reply, _answer) = oneshot::channel();
+    tell.send(Job::Ask(Ask::Conflicts { set: None }, reply)).expect("sent");
+    tell.send(peer.words(6, &[("c", 0o755)])).expect("sent");
+
+    worker.take_in().expect("alive");
+    assert_eq!(mode("a"), Some(0o750), "the version that was on its way to the disk");
+    assert_eq!(mode("b"), Some(0o711), "the newest of what came");
+    assert_eq!((mode("x"), mode("c")), (None, None));
+    assert!(matches!(worker.heard, Some(Job::Ask(..))), "what somebody wants is done next");
+    assert_eq!(worker.waiting.keys().collect::<Vec<_>>(), [b"a"], "given anew: still to be done");
+    assert!(said.try_recv().is_err(), "not all that was given is here");
+    assert!(worker.again_at.is_some_and(|at| at <= clock::now()));
+
+    // What is as young as the clock's tick is looked at again before it is replaced.
+    for _ in 0..100 {
+        worker.take_in().expect("alive");
+        if worker.waiting.is_empty() {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert_eq!(mode("a"), Some(0o700));
+    let Ok(Take::Taken { upto, .. }) = said.try_recv() else { panic!("not said to be taken") };
+    assert_eq!(upto, 5, "c was not heard yet");
+}
