@@ -201,6 +201,10 @@ impl Worker {
                     let (more, not_there) = self.planned(&fresh)?;
                     self.show_todo(done, &more);
                     pieces = more;
+                    // What was not there when it was looked at first may have been published since.
+                    for path in &fresh {
+                        absent.remove(path);
+                    }
                     absent.extend(not_there);
                 }
             }
