@@ -5,7 +5,7 @@ mod product;
 
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::node::Node;
 use lab::web::{self, Visitor};
 use product::{Pair, VIP, configuration, demanded, ms, not_too_long, outage_ms, report, runs, state};
@@ -19,10 +19,20 @@ fn alive(node: &Node) -> Result<()> {
 }
 
 fn switched(pair: &Pair, what: &str, from: &str, by: impl FnOnce() -> Result<()>) -> Result<f64> {
+    let to = pair.lab.nodes().into_iter().find(|node| node.name != from).context("another node")?;
+    let pauses = || -> Result<usize> {
+        Ok(to.journal(&["-u", "dre.service", "DRE_RULE=OwnPause", "-o", "cat"])?.matches("OwnPause").count())
+    };
+    let before = pauses()?;
     let seen = pair.judged(ms(300), by)?;
     println!("{what}: {}", seen.summary());
     pair.settled(Duration::from_secs(20))?;
-    ensure!(pair.active()?.name != from, "{what}: the role did not move: {}", pair.journals());
+    if pair.active()?.name == from {
+        // At D = 30 ms a machine that stands still for as long has its role moved once more; the node says so itself.
+        let held = seen.holders().iter().any(|tenure| tenure.who() == to.name);
+        ensure!(held && pauses()? > before, "{what}: the role did not move: {}", pair.journals());
+        println!("{what}: {} had it, stood still, and gave it back", to.name);
+    }
     not_too_long(what, &seen, ms(1000))?;
     for node in pair.lab.nodes() {
         alive(node)?;

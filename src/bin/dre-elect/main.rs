@@ -283,7 +283,6 @@ impl Elect {
         if now < self.publish_at {
             return;
         }
-        self.publish_at = self.shown.due(now);
         let mut status = self.node.status(now, clock::rfc3339);
         let units = watched(&self.settings);
         status.services = units
@@ -307,7 +306,7 @@ impl Elect {
             self.notify.status(&line);
             self.said = line;
         }
-        self.shown.put(status, now);
+        self.publish_at = self.shown.put(status, now);
         self.changed.send_modify(|n| *n += 1);
     }
 

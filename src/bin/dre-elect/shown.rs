@@ -17,10 +17,12 @@ const FRESH: Duration = Duration::from_millis(100);
 const RARELY: Duration = Duration::from_secs(1);
 /// Who watches looks again within this, and it is kept fresh meanwhile.
 const LOOKED_AT: Duration = Duration::from_secs(2);
+/// After one that was lost.
+const AGAIN: Duration = Duration::from_millis(1);
 /// A reader waits no longer for a loop that hangs.
 const PATIENCE: Duration = Duration::from_millis(50);
 
-/// Between the loop and the control socket's thread. Neither holds the lock for longer than a copy takes.
+/// Between the loop and the control socket's thread.
 pub struct Shown {
     current: Mutex<(Status, Moment)>,
     renewed: Condvar,
@@ -35,8 +37,7 @@ impl Shown {
         Self { current: Mutex::new((status, now)), renewed, wanted, looked_at: AtomicU64::new(0) }
     }
 
-    /// When it is to be made again after `now`.
-    pub fn due(&self, now: Moment) -> Moment {
+    fn due(&self, now: Moment) -> Moment {
         let looked = Moment::from_nanos(self.looked_at.load(Ordering::Relaxed));
         let is_looked_at = looked != Moment::ZERO && now.since(looked) < LOOKED_AT;
         now + if is_looked_at { FRESH } else { RARELY }
@@ -47,12 +48,14 @@ impl Shown {
         self.looked_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// A new one, made at `now`.
-    pub fn put(&self, status: Status, now: Moment) {
-        if let Ok(mut current) = self.current.lock() {
-            *current = (status, now);
-        }
+    /// A new one, made at `now`; when the next is due. The loop waits for no reader: one that is copying has what was there before, and
+    /// this one is lost.
+    pub fn put(&self, status: Status, now: Moment) -> Moment {
+        let Ok(mut current) = self.current.try_lock() else { return now + AGAIN };
+        *current = (status, now);
+        drop(current);
         self.renewed.notify_all();
+        self.due(now)
     }
 
     /// Until somebody looks for whom it is too old.
@@ -109,14 +112,31 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
         runtime.block_on(shown.wanted());
         let now = clock::now();
-        shown.put(status(2), now);
+        // As the loop does: what a reader's lock was in the way of is put again.
+        let mut due = shown.put(status(2), now);
+        while due == now + AGAIN {
+            thread::sleep(AGAIN);
+            due = shown.put(status(2), now);
+        }
+        assert_eq!(due, now + FRESH, "it may watch");
         assert_eq!(reader.join().expect("it reads").term, 2);
-        assert_eq!(shown.due(now), now + FRESH, "it may watch");
         let later = now + LOOKED_AT + FRESH;
         assert_eq!(shown.due(later), later + RARELY);
         // What is fresh is read as it is, and nobody is asked for more.
         let seen = shown.look();
         assert_eq!((seen.term, seen.lease.left_ms, seen.peer.heard_ms), (2, 400, 10));
+    }
+
+    #[test]
+    fn the_loop_waits_for_no_reader() {
+        let now = clock::now();
+        let shown = Shown::new(status(1), now);
+        let reads = shown.current.lock().expect("nobody else");
+        assert_eq!(shown.put(status(2), now), now + AGAIN);
+        assert_eq!(reads.0.term, 1);
+        drop(reads);
+        shown.put(status(3), now);
+        assert_eq!(shown.look().term, 3);
     }
 
     #[test]
