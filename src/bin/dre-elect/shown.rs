@@ -3,7 +3,7 @@
 //! To make it takes longer than a heartbeat does, and mostly nobody looks.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Condvar, Mutex};
+use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
 use dre::logic::time::Moment;
@@ -17,14 +17,16 @@ const FRESH: Duration = Duration::from_millis(100);
 const RARELY: Duration = Duration::from_secs(1);
 /// Who watches looks again within this, and it is kept fresh meanwhile.
 const LOOKED_AT: Duration = Duration::from_secs(2);
-/// After one that was lost.
-const AGAIN: Duration = Duration::from_millis(1);
+/// After one that was lost. Long enough for the reader to go on: the loop has the real-time turn, and a reader that it interrupted gets
+/// none on a machine with one processor while the loop is at it again and again.
+const AGAIN: Duration = Duration::from_millis(20);
 /// A reader waits no longer for a loop that hangs.
 const PATIENCE: Duration = Duration::from_millis(50);
 
 /// Between the loop and the control socket's thread.
 pub struct Shown {
-    current: Mutex<(Status, Moment)>,
+    /// Locked for no longer than it takes to count a reader.
+    current: Mutex<Arc<(Status, Moment)>>,
     renewed: Condvar,
     wanted: Notify,
     /// When somebody looked last, on the boot clock.
@@ -34,7 +36,7 @@ pub struct Shown {
 impl Shown {
     pub fn new(status: Status, now: Moment) -> Self {
         let (renewed, wanted) = (Condvar::new(), Notify::new());
-        Self { current: Mutex::new((status, now)), renewed, wanted, looked_at: AtomicU64::new(0) }
+        Self { current: Mutex::new(Arc::new((status, now))), renewed, wanted, looked_at: AtomicU64::new(0) }
     }
 
     fn due(&self, now: Moment) -> Moment {
@@ -48,11 +50,10 @@ impl Shown {
         self.looked_at.store(now.as_nanos(), Ordering::Relaxed);
     }
 
-    /// A new one, made at `now`; when the next is due. The loop waits for no reader: one that is copying has what was there before, and
-    /// this one is lost.
+    /// A new one, made at `now`; when the next is due. The loop waits for no reader: this one is lost then.
     pub fn put(&self, status: Status, now: Moment) -> Moment {
         let Ok(mut current) = self.current.try_lock() else { return now + AGAIN };
-        *current = (status, now);
+        *current = Arc::new((status, now));
         drop(current);
         self.renewed.notify_all();
         self.due(now)
@@ -72,11 +73,12 @@ impl Shown {
         let mut current = self.current.lock().expect(lost);
         if asked.since(current.1) > FRESH {
             self.wanted.notify_one();
-            let old = |current: &mut (Status, Moment)| asked.since(current.1) > FRESH;
+            let old = |current: &mut Arc<(Status, Moment)>| asked.since(current.1) > FRESH;
             current = self.renewed.wait_timeout_while(current, PATIENCE, old).expect(lost).0;
         }
-        let (mut status, at) = current.clone();
+        let read = Arc::clone(&current);
         drop(current);
+        let (mut status, at) = (read.0.clone(), read.1);
         let passed = clock::now().since(at);
         if passed > FRESH * 2 {
             let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
@@ -89,7 +91,6 @@ impl Shown {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
     use std::thread;
 
     use super::*;
