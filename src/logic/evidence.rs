@@ -22,6 +22,8 @@ pub struct Evidence {
     period: Duration,
     /// The last probes since the last foreign answer, newest last.
     probes: [Option<Moment>; PROBES],
+    /// The first probe since the last foreign answer, at whatever pace.
+    first: Option<Moment>,
     foreign: Option<(Moment, u32, [u8; 6])>,
     /// The newest ping of this round that was answered.
     answered: Option<Moment>,
@@ -64,6 +66,7 @@ impl Evidence {
         if round == self.round && self.running.is_some() {
             self.probes.rotate_left(1);
             self.probes[PROBES - 1] = Some(at);
+            self.first.get_or_insert(at);
         }
     }
 
@@ -71,6 +74,7 @@ impl Evidence {
     pub fn foreign(&mut self, round: u64, at: Moment, vip: u32, mac: [u8; 6]) {
         if round == self.round && self.running.is_some() {
             self.probes = [None; PROBES];
+            self.first = None;
             self.foreign = Some((at, vip, mac));
         }
     }
@@ -79,6 +83,12 @@ impl Evidence {
         if self.running.is_some_and(|begun| sent >= begun) {
             self.answered = self.answered.max(Some(sent));
         }
+    }
+
+    /// From when on a probe is without its answer; `None` if none went out since somebody answered last.
+    pub fn unanswered_at(&self) -> Option<Moment> {
+        self.running?;
+        self.first.map(|first| first + self.settle())
     }
 
     /// When the wire counts as quiet, if nobody answers until then.
@@ -183,6 +193,22 @@ mod tests {
             e.probed(round, at(ms));
         }
         assert!(!e.quiet(at(59)) && e.quiet(at(60)));
+    }
+
+    #[test]
+    fn a_probe_is_unanswered_until_somebody_answers_again() {
+        let mut e = Evidence::default();
+        let round = e.begin(at(0), PERIOD * 20);
+        assert_eq!(e.unanswered_at(), None);
+        e.probed(round, at(0));
+        e.foreign(round, at(1), 0, [2; 6]);
+        assert_eq!(e.unanswered_at(), None);
+        e.probed(round, at(60));
+        e.pace(PERIOD);
+        e.probed(round, at(71));
+        assert_eq!(e.unanswered_at(), Some(at(63)), "a new pace asks again, and forgets no silence");
+        e.foreign(round, at(72), 0, [2; 6]);
+        assert_eq!(e.unanswered_at(), None);
     }
 
     #[test]

@@ -1023,11 +1023,12 @@ impl Node {
     /// silent, or only that it was busy for a moment; after D its gate is shut in both cases.
     fn served_until(&self) -> Moment {
         let d = self.setup.dead_after;
-        if self.foreign_at > self.liveness.fresh_at() + d {
-            self.foreign_at + self.probe_period() + d
-        } else {
-            Moment::ZERO
-        }
+        if self.lives_on() { self.foreign_at + self.patient_period() + d } else { Moment::ZERO }
+    }
+
+    /// Somebody answered for a VIP when the peer's acknowledged lease had run out.
+    fn lives_on(&self) -> bool {
+        self.foreign_at > self.liveness.fresh_at() + self.setup.dead_after
     }
 
     /// Whether the arbitrator's answer to what was asked at `sent` is a vote. While the peer acknowledges, its acknowledgements are what
@@ -1319,7 +1320,7 @@ impl Node {
         let asks = !self.setup.arbitrators.is_empty() && !self.peer_is_given();
         let isolated = asks && self.unanswered > UNANSWERED_MAX;
         let wanted = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
-        let period = self.probe_period();
+        let period = if self.watches(now) { self.patient_period() } else { self.probe_period() };
         match (wanted, self.evidence.running()) {
             (true, None) => {
                 let round = self.evidence.begin(now, period);
@@ -1330,7 +1331,7 @@ impl Node {
                 });
                 self.last_ping = Moment::ZERO;
             }
-            // After a reload.
+            // Somebody lives on, or fell silent just now; or after a reload.
             (true, Some(_)) if period != self.evidence.period() => {
                 self.evidence.pace(period);
                 out.push(Action::Order(self.probe(period, self.evidence.round())));
@@ -1358,6 +1359,19 @@ impl Node {
         // Exactly one of the two defers, whatever they think of who goes first: each may have learnt that in another state of things.
         let defer = self.setup.peer.as_ref().is_some_and(|peer| self.setup.node > *peer);
         Order::Probe { every_us, round, defer }
+    }
+
+    /// Whoever goes on answering after the peer's lease is only looked at now and then: it cannot be taken over from before D after its
+    /// last answer, and that state may last for hours. From its first probe without an answer on the evidence is gathered anew, at
+    /// the claim's pace: only probes that are close together show that nobody came in between.
+    fn watches(&self, now: Moment) -> bool {
+        let answered = self.evidence.foreign_holder().is_some();
+        answered && self.lives_on() && self.evidence.unanswered_at().is_none_or(|at| now < at)
+    }
+
+    /// Of [`Self::watches`]: sixteen probes a second at the default timing instead of a hundred.
+    fn patient_period(&self) -> Duration {
+        (self.setup.dead_after / 8).max(self.probe_period())
     }
 
     /// Three probes and the time for the last answer fit into D/2 with room; a claim against a frozen peer
@@ -1530,6 +1544,7 @@ impl Node {
             Some(self.votes.promised_until()),
             Some(self.votes.third_until()),
             Some(self.votes.peer_until()),
+            self.evidence.unanswered_at(),
             self.evidence.quiet_at(),
             self.evidence.stale_at(),
             Some(self.served_until()),
