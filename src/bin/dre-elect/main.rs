@@ -9,8 +9,8 @@ use std::io;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use dre::config::{self, HostFindings, Settings};
@@ -30,19 +30,19 @@ use dre::shell::realtime;
 use dre::shell::state::{self, Keeper};
 use dre::shell::stream::{Listener, Stream};
 use dre::shell::unit::{self, Watch};
-use dre::snapshot::{Service, Status};
+use dre::snapshot::Service;
 use dre::stream::Report;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
 mod heartbeats;
 mod setup;
+mod shown;
 
 use heartbeats::Heartbeats;
 use setup::{Ground, Setup};
+use shown::Shown;
 
-/// What readers of the status see is never older than this.
-const PUBLISH_EVERY: Duration = Duration::from_millis(100);
 /// Links that are closed are tried again this often.
 const RETRY_LINKS: Duration = Duration::from_millis(500);
 /// Turns of the loop that may go to the network in a row while something else waits.
@@ -143,9 +143,6 @@ fn sockets() -> io::Result<(OwnedFd, Listener)> {
     Ok((control, lease))
 }
 
-/// What readers see, with the moment it was true.
-type Published = Arc<Mutex<(Status, Moment)>>;
-
 struct Elect {
     settings: Settings,
     node: Node,
@@ -160,7 +157,7 @@ struct Elect {
     actions: Vec<Action>,
     /// systemd's words for the units of `services.active`, `standby`, `both`.
     words: Vec<String>,
-    published: Published,
+    shown: Arc<Shown>,
     changed: watch::Sender<u64>,
     publish_at: Moment,
     said: String,
@@ -260,6 +257,8 @@ impl Elect {
 
     fn tell(&mut self, action: Action) {
         self.publish_at = Moment::ZERO;
+        // What follows it is told soon as well: the gap of a takeover, the VIPs that are held.
+        self.shown.looked(clock::now());
         self.journal.log(match action {
             Action::Moved { from, to, rule, term } => {
                 let evidence = self.node.grounds(clock::now(), rule);
@@ -284,7 +283,6 @@ impl Elect {
         if now < self.publish_at {
             return;
         }
-        self.publish_at = now + PUBLISH_EVERY;
         let mut status = self.node.status(now, clock::rfc3339);
         let units = watched(&self.settings);
         status.services = units
@@ -308,9 +306,7 @@ impl Elect {
             self.notify.status(&line);
             self.said = line;
         }
-        if let Ok(mut published) = self.published.lock() {
-            *published = (status, now);
-        }
+        self.publish_at = self.shown.put(status, now);
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -497,21 +493,6 @@ impl Elect {
     }
 }
 
-/// As it stands when it is read: ages grow, the lease runs down.
-fn aged(published: &Published) -> Status {
-    let Ok(guard) = published.lock() else { unreachable!("nobody panics while holding it: panics abort") };
-    let (mut status, at) = guard.clone();
-    drop(guard);
-    // The loop publishes every PUBLISH_EVERY. If it does not, it hangs, and what it said of the lease is not true any more.
-    let passed = clock::now().since(at);
-    if passed > PUBLISH_EVERY * 2 {
-        let passed = u64::try_from(passed.as_millis()).unwrap_or(u64::MAX);
-        status.lease.left_ms = status.lease.left_ms.saturating_sub(passed);
-        status.peer.heard_ms = status.peer.heard_ms.saturating_add(passed);
-    }
-    status
-}
-
 async fn run(
     settings: Settings,
     codec: Option<Codec>,
@@ -547,12 +528,12 @@ async fn run(
     let heartbeats = Heartbeats::open(&settings, begun);
     let mut actions = vec![];
     let node = Node::new(begun, settings.setup(), codec, session, term, restarted, &mut actions);
-    let published: Published = Arc::new(Mutex::new((node.status(begun, clock::rfc3339), begun)));
+    let shown = Arc::new(Shown::new(node.status(begun, clock::rfc3339), begun));
     let (changed, watcher) = watch::channel(0);
     let (requests, mut inbox) = mpsc::channel::<Request>(64);
     let (host_tell, mut host) = mpsc::channel(1);
-    let readable = Arc::clone(&published);
-    control::serve(control_fd, move || aged(&readable), watcher, requests, journal.clone())?;
+    let readable = Arc::clone(&shown);
+    control::serve(control_fd, move || readable.look(), watcher, requests, journal.clone())?;
 
     let (unit_sender, mut unit_facts) = mpsc::channel(16);
     let mut setup = TipcSetup { state: Setup::new(begun), watch: None, facts: unit_sender, blind: None };
@@ -571,7 +552,7 @@ async fn run(
         stream: None,
         actions,
         words,
-        published,
+        shown: Arc::clone(&shown),
         changed,
         publish_at: Moment::ZERO,
         said: String::new(),
@@ -644,6 +625,7 @@ async fn run(
                 elect.setup.state.hear(fact);
                 next_retry = Moment::ZERO;
             }
+            () = shown.wanted() => elect.publish_at = Moment::ZERO,
             Some(request) = inbox.recv() => elect.request(request),
             _ = hangup.recv() => {
                 elect.notify.reloading();
