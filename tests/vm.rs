@@ -833,7 +833,7 @@ fn tipc_that_is_set_up_wrongly_explains_itself() -> Result<()> {
         standby.sh("echo 'install tipc /bin/false' > /etc/modprobe.d/no-tipc.conf; systemctl stop dre dre-tipc && modprobe -r tipc && systemctl start dre")?;
         let told = ["the kernel has no TIPC", "modprobe tipc", "linux-image-amd64", "transport = \"udp\""];
         let words = standby.journal_after(&cursor, &["-u", "dre-tipc"])?;
-        ensure!(told.iter().all(|word| words.contains(word)), "{words}");
+        ensure!(told.iter().all(|word| words.contains(word)), "{words}\n{}", standby.journal(&["-n150"])?);
         ensure!(standby.run(&["systemctl", "show", "-P", "ExecMainStatus", "dre-tipc"])?.trim() == "78");
         for name in ["LinkClosed", "TipcSetup"] {
             alarm(standby, name, &told)?;

@@ -507,8 +507,10 @@ impl Vm {
         bail!("{}: the journal has no cursor", self.name)
     }
 
-    /// What the journal has after a cursor, as it is printed; `args` as for journalctl.
+    /// What the journal has after a cursor, as it is printed; `args` as for journalctl. All that was said until now: journald itself may
+    /// be seconds behind on an emulated machine.
     pub fn journal_after(&self, cursor: &str, args: &[&str]) -> Result<String> {
+        self.run(&["journalctl", "--sync"])?;
         let mut argv = vec!["journalctl", "--no-pager", "-o", "short-monotonic", "--after-cursor", cursor];
         argv.extend_from_slice(args);
         self.run(&argv)
@@ -516,6 +518,7 @@ impl Vm {
 
     /// The same, as journald's JSON, an entry each.
     pub fn entries_after(&self, cursor: &str, args: &[&str]) -> Result<Vec<Value>> {
+        self.run(&["journalctl", "--sync"])?;
         let mut argv = vec!["journalctl", "--no-pager", "-o", "json", "--after-cursor", cursor];
         argv.extend_from_slice(args);
         self.run(&argv)?.lines().map(|line| Ok(serde_json::from_str(line)?)).collect()
