@@ -13,6 +13,8 @@ use super::time::Moment;
 
 /// Probes in a row that must go unanswered.
 const PROBES: usize = 3;
+/// So many periods without a probe, and the prober stood still.
+const PAUSE: u32 = 8;
 
 /// One gathering of evidence: a *round*. Answers to an earlier round count for nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -20,6 +22,8 @@ pub struct Evidence {
     round: u64,
     running: Option<Moment>,
     period: Duration,
+    /// Only looks whether somebody still answers.
+    patient: bool,
     /// The last probes since the last foreign answer, newest last.
     probes: [Option<Moment>; PROBES],
     /// The first probe since the last foreign answer, at whatever pace.
@@ -49,6 +53,15 @@ impl Evidence {
         self.period = period;
     }
 
+    /// A pace that is no evidence: between two of these probes somebody may have come. From here [`Self::begin`] alone leads back.
+    pub fn watch(&mut self, period: Duration) {
+        (self.period, self.patient) = (period, true);
+    }
+
+    pub fn is_patient(&self) -> bool {
+        self.patient
+    }
+
     pub fn running(&self) -> Option<Moment> {
         self.running
     }
@@ -64,6 +77,10 @@ impl Evidence {
     /// A probe of every probed VIP went out.
     pub fn probed(&mut self, round: u64, at: Moment) {
         if round == self.round && self.running.is_some() {
+            // What was seen before a pause of the prober says nothing of who came in it.
+            if self.probes[PROBES - 1].is_some_and(|last| at.since(last) > self.period * PAUSE) {
+                self.probes = [None; PROBES];
+            }
             self.probes.rotate_left(1);
             self.probes[PROBES - 1] = Some(at);
             self.first.get_or_insert(at);
@@ -93,7 +110,7 @@ impl Evidence {
 
     /// When the wire counts as quiet, if nobody answers until then.
     pub fn quiet_at(&self) -> Option<Moment> {
-        self.running?;
+        self.running.filter(|_| !self.patient)?;
         self.probes[0]?;
         // The first gap between probes need not be waited for again: only the newest may be underway.
         self.probes[PROBES - 1].map(|newest| newest + self.settle())
@@ -107,7 +124,7 @@ impl Evidence {
 
     /// Until when quiet may be believed: a prober that stopped says nothing about now.
     pub fn stale_at(&self) -> Option<Moment> {
-        self.quiet_at().map(|at| at + self.period * 8)
+        self.quiet_at().map(|at| at + self.period * PAUSE)
     }
 
     pub fn quiet(&self, now: Moment) -> bool {
@@ -198,17 +215,32 @@ mod tests {
     #[test]
     fn a_probe_is_unanswered_until_somebody_answers_again() {
         let mut e = Evidence::default();
-        let round = e.begin(at(0), PERIOD * 20);
+        let round = e.begin(at(0), PERIOD);
         assert_eq!(e.unanswered_at(), None);
         e.probed(round, at(0));
         e.foreign(round, at(1), 0, [2; 6]);
         assert_eq!(e.unanswered_at(), None);
-        e.probed(round, at(60));
-        e.pace(PERIOD);
-        e.probed(round, at(71));
-        assert_eq!(e.unanswered_at(), Some(at(63)), "a new pace asks again, and forgets no silence");
-        e.foreign(round, at(72), 0, [2; 6]);
+        e.watch(PERIOD * 20);
+        for ms in [60, 120, 180, 240] {
+            e.probed(round, at(ms));
+        }
+        assert_eq!(e.unanswered_at(), Some(at(70)));
+        assert!(!e.quiet(at(260)), "somebody may have come in between");
+        e.foreign(round, at(262), 0, [2; 6]);
         assert_eq!(e.unanswered_at(), None);
+    }
+
+    #[test]
+    fn a_prober_that_stood_still_begins_again() {
+        let mut e = Evidence::default();
+        let round = e.begin(at(0), PERIOD);
+        e.probed(round, at(0));
+        e.probed(round, at(3));
+        e.probed(round, at(100));
+        assert!(!e.quiet(at(104)));
+        e.probed(round, at(103));
+        e.probed(round, at(106));
+        assert!(e.quiet(at(110)));
     }
 
     #[test]

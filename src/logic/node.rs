@@ -1320,7 +1320,8 @@ impl Node {
         let asks = !self.setup.arbitrators.is_empty() && !self.peer_is_given();
         let isolated = asks && self.unanswered > UNANSWERED_MAX;
         let wanted = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
-        let period = if self.watches(now) { self.patient_period() } else { self.probe_period() };
+        let patient = self.watches(now);
+        let period = if patient { self.patient_period() } else { self.probe_period() };
         match (wanted, self.evidence.running()) {
             (true, None) => {
                 let round = self.evidence.begin(now, period);
@@ -1331,9 +1332,20 @@ impl Node {
                 });
                 self.last_ping = Moment::ZERO;
             }
-            // Somebody lives on, or fell silent just now; or after a reload.
+            // Who lived on fell silent just now. A new round: what the patient probes saw must not count, not even what still lies in the
+            // queue of a process that stood still.
+            (true, Some(_)) if self.evidence.is_patient() && !patient => {
+                let round = self.evidence.begin(now, period);
+                out.push(Action::Order(self.probe(period, round)));
+                self.last_ping = Moment::ZERO;
+            }
+            // Somebody lives on; or after a reload.
             (true, Some(_)) if period != self.evidence.period() => {
-                self.evidence.pace(period);
+                if patient {
+                    self.evidence.watch(period);
+                } else {
+                    self.evidence.pace(period);
+                }
                 out.push(Action::Order(self.probe(period, self.evidence.round())));
             }
             // A claim stands on what was seen; the probes end with it.

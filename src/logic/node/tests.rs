@@ -554,6 +554,7 @@ fn a_peer_that_still_serves_is_not_doubled() {
         (1642, Foreign,      Standby, &[Probe]),
         (1705, OneProbe,     Standby, &[]),
         (1715, Nothing,      Standby, &[Probe]),
+        (1717, Pong(1),      Standby, &[]),
         (2190, Probes,       Standby, &[]),
         (2191, Pong(1),      Standby, &[]),
         (2204, Nothing,      Standby, &[]),
