@@ -4,8 +4,10 @@
 #![deny(clippy::disallowed_methods, clippy::disallowed_types)]
 
 pub mod announce;
+pub mod db;
 pub mod election;
 pub mod evidence;
+pub mod group;
 pub mod holder;
 pub mod lease;
 pub mod liveness;

@@ -22,13 +22,16 @@ use std::time::Duration;
 
 use super::election::{self, Peer, Rule, View};
 use super::evidence::Evidence;
+use super::group;
 use super::lease::{By, Votes};
 use super::liveness::{Grade, Heard, LinkState, Liveness};
 use super::time::Moment;
 use super::wire::{Codec, Flags, Heartbeat, LENGTH, Reject, Role, Wish};
+use crate::database::{Charge, Word};
 use crate::stream::{GateKind, Order, Report};
 
 mod alarms;
+mod database;
 mod status;
 
 pub use alarms::AlarmKey;
@@ -43,8 +46,6 @@ const WISH_LASTS: Duration = Duration::from_secs(15);
 const YIELD_LASTS: Duration = Duration::from_secs(5);
 /// Alarms are looked at this often; nothing on the takeover path waits for them.
 const HOUSEKEEPING: Duration = Duration::from_millis(200);
-/// How long the preferred node must be fit and in touch before failback takes the role.
-const FAILBACK_AFTER: Duration = Duration::from_secs(10);
 /// How long a node counts as unfit after systemd could not bring its active target up.
 const UNREACHED_LASTS: Duration = Duration::from_secs(30);
 /// More pings than this without an answer, and no evidence is gathered until an arbitrator is heard again: nothing could be claimed.
@@ -69,12 +70,16 @@ pub struct Setup {
     /// The configuration names this node as preferred.
     pub preferred: bool,
     pub failback: bool,
+    /// How long the preferred node must be fit and in touch before failback takes the role.
+    pub failback_hold: Duration,
     pub startup_hold: Duration,
     pub vips: Vec<String>,
     /// Units of the active role, of the standby role, of both nodes. [`Event::Unit`] counts them through in this order.
     pub services: Vec<String>,
     pub standby: Vec<String>,
     pub both: Vec<String>,
+    /// A database's agent must have made its server ready before anybody is served.
+    pub database: bool,
     pub digest: [u8; 32],
     pub sections: [u32; 8],
     pub section_names: [&'static str; 8],
@@ -165,6 +170,11 @@ pub enum Event<'a> {
         open: bool,
     },
     Report(Report),
+    /// The stream to dre-mysql opened or closed.
+    DatabaseStream {
+        open: bool,
+    },
+    Word(Word),
     /// A managed unit, by its index in [`Setup::services`], `standby` and `both`.
     Unit {
         index: usize,
@@ -195,6 +205,8 @@ pub enum Action {
     /// One echo to every arbitrator, now.
     Ping,
     Order(Order),
+    /// To dre-mysql.
+    Charge(Charge),
     /// Start the target of this role.
     Target(Target),
     /// Write the term to disk (off the loop).
@@ -332,6 +344,7 @@ pub struct Node {
     bearers: Vec<Option<bool>>,
     troubles: BTreeMap<&'static str, String>,
     vip: Vip,
+    database: database::Database,
     units: Vec<Unit>,
     manager: Option<bool>,
     /// systemd could not bring the role's target up: which, since when, why.
@@ -419,6 +432,7 @@ impl Node {
             bearers: vec![None; links],
             troubles: BTreeMap::new(),
             vip: Vip { open_until: now + setup.dead_after, ..Vip::default() },
+            database: database::Database::default(),
             units: units_of(now, &setup),
             manager: None,
             unreached: None,
@@ -630,6 +644,8 @@ impl Node {
                 }
             }
             Event::Report(report) => self.report(now, report, out),
+            Event::DatabaseStream { open } => self.database_stream(now, open, out),
+            Event::Word(word) => self.database_word(now, word, out),
             Event::Unit { index, state } => {
                 if let Some(unit) = self.units.get_mut(index) {
                     if (unit.state == UnitState::Up) != (state == UnitState::Up) {
@@ -798,6 +814,7 @@ impl Node {
                 self.vip.armed = Some(gate);
                 self.vip.digest = digest;
                 if self.role == Role::Active
+                    && !self.waits_for_database()
                     && (self.votes.peer_until() > now || self.is_planted(Planted::GateReopens))
                 {
                     self.hold(now, true, out);
@@ -937,7 +954,10 @@ impl Node {
             return Ok(());
         }
         if self.stopping {
-            return Err("refused: dre.service is stopping on this node".into());
+            return Err(format!(
+                "refused: {}.service is stopping on this node",
+                group::unit("dre", &self.setup.group)
+            ));
         }
         let unfit = self.unfit_reasons(now);
         if !unfit.is_empty() {
@@ -945,9 +965,9 @@ impl Node {
         }
         if !force && self.differs(now) {
             return Err(format!(
-                "refused: the configuration differs from the peer's in {}; make /etc/dre/dre.toml the same on both \
-                 nodes and reload, or say --force",
-                self.differing_sections()
+                "refused: the configuration differs from the peer's in {}; make {} the same on both nodes and reload, or say --force",
+                self.differing_sections(),
+                group::file(&self.setup.group)
             ));
         }
         match self.view(now).peer {
@@ -1002,9 +1022,10 @@ impl Node {
                 .says
                 .as_ref()
                 .is_some_and(|says| says.term > self.term || (says.term == self.term && !self.first)),
-            settled: self.gate_shut(now) && self.services_down(now),
+            settled: self.gate_shut(now) && self.services_down(now) && self.database_stopped(now),
             stopping: self.stopping,
-            lapsed: self.role == Role::Active && self.lapses_at(now).is_some_and(|at| now >= at),
+            lapsed: self.role == Role::Active
+                && (self.lapses_at(now).is_some_and(|at| now >= at) || self.is_overtaken(now)),
             late: self.late,
             claim_over: self.role == Role::Claiming && now >= self.since + self.setup.dead_after,
         }
@@ -1117,7 +1138,8 @@ impl Node {
     /// When an active node that no peer vouches for must let go, because its gate will have run out.
     fn lapses_at(&self, now: Moment) -> Option<Moment> {
         let alone = self.votes.peer_until() <= now && !self.peer_is_given();
-        (alone && !self.is_planted(Planted::GateReopens)).then_some(self.vip.kept_until)
+        (alone && !self.waits_for_database() && !self.is_planted(Planted::GateReopens))
+            .then_some(self.vip.kept_until)
     }
 
     fn gate_shut(&self, now: Moment) -> bool {
@@ -1152,6 +1174,7 @@ impl Node {
             || self.vip.interfaces.values().any(Option::is_some)
             || self.of_active().any(|(_, unit)| unit.state == UnitState::Failed)
             || self.cannot_serve_until().is_some_and(|until| now < until)
+            || self.database_why_not(now).is_some()
     }
 
     /// A node whose active target systemd could not bring up gives the role to a fit peer, and lets a while pass before it
@@ -1183,6 +1206,7 @@ impl Node {
         {
             why.push(format!("the active target could not be reached: {cause}"));
         }
+        why.extend(self.database_why_not(now));
         if why.is_empty() && !self.fit(now) {
             why.push("it was unfit until a moment ago".into());
         }
@@ -1231,9 +1255,9 @@ impl Node {
                 format!("{peer} was told to stay out of it; run \"drectl lease take\" there")
             }
             (Peer::In { role: Role::Standby, .. }, _) if self.differs(now) => format!(
-                "the configuration of {peer} differs in {}; make /etc/dre/dre.toml the same on both nodes and \
-                 reload, or say --force",
-                self.differing_sections()
+                "the configuration of {peer} differs in {}; make {} the same on both nodes and reload, or say --force",
+                self.differing_sections(),
+                group::file(&self.setup.group)
             ),
             (Peer::In { role, .. }, _) => format!("{peer} is {}", role.word()),
             (Peer::Unproven, _) => format!("{peer} does not hear this node"),
@@ -1263,9 +1287,12 @@ impl Node {
             let Some(rule) = election::decide(self.role, &view) else { break };
             self.go(now, rule, out);
         }
-        if self.role == Role::Active {
+        if self.role == Role::Active && self.setup.database {
+            self.serve_database(now, out);
+        } else if self.role == Role::Active {
             self.hold(now, false, out);
         }
+        self.watch_demotion(now, out);
     }
 
     fn watch_fitness(&mut self, now: Moment) {
@@ -1305,7 +1332,7 @@ impl Node {
             && self.wish == Wish::None
             && says.role == Role::Active;
         let since = says.since.max(self.since).max(self.fit_since?);
-        may.then(|| since + FAILBACK_AFTER)
+        may.then(|| since + self.setup.failback_hold)
     }
 
     /// A standby hears nothing fresh for D/2, or its peer's process is gone.
@@ -1319,7 +1346,8 @@ impl Node {
     fn watch_evidence(&mut self, now: Moment, out: &mut Vec<Action>) {
         let asks = !self.setup.arbitrators.is_empty() && !self.peer_is_given();
         let isolated = asks && self.unanswered > UNANSWERED_MAX;
-        let wanted = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
+        let suspects = self.suspects(now) && self.fit(now) && !self.held_back && !isolated;
+        let wanted = suspects || self.seeks_quiet(now);
         let patient = self.watches(now);
         let period = if patient { self.patient_period() } else { self.probe_period() };
         match (wanted, self.evidence.running()) {
@@ -1378,7 +1406,10 @@ impl Node {
     /// the claim's pace: only probes that are close together show that nobody came in between.
     fn watches(&self, now: Moment) -> bool {
         let answered = self.evidence.foreign_holder().is_some();
-        answered && self.lives_on() && self.evidence.unanswered_at().is_none_or(|at| now < at)
+        self.role == Role::Standby
+            && answered
+            && self.lives_on()
+            && self.evidence.unanswered_at().is_none_or(|at| now < at)
     }
 
     /// Of [`Self::watches`]: sixteen probes a second at the default timing instead of a hundred.
@@ -1394,6 +1425,7 @@ impl Node {
 
     fn go(&mut self, now: Moment, rule: Rule, out: &mut Vec<Action>) {
         let (from, to) = (self.role, rule.leads_to());
+        let mut forced = false;
         match to {
             Role::Claiming => {
                 let seen = self.says.as_ref().map_or(0, |says| says.term);
@@ -1416,6 +1448,7 @@ impl Node {
                 if self.wish != Wish::None {
                     self.set_wish(Wish::None, None);
                 }
+                forced = self.force;
                 self.force = false;
                 if let Some((_, granted)) = &mut self.lease_unit
                     && *granted == 0
@@ -1429,8 +1462,13 @@ impl Node {
                 self.vip.serial += 1;
                 self.vip.serving = None;
                 self.vip.unacknowledged = None;
-                out.push(Action::Order(Order::Drop { serial: self.vip.serial }));
-                self.own_shut_at = Some(now);
+                let gently = self.setup.database && self.stops_gently(rule);
+                if !gently {
+                    self.drop_gate(now, out);
+                }
+                if self.setup.database {
+                    self.demote(now, gently, out);
+                }
                 self.takeover_rule = rule;
                 self.votes.drop_collected();
                 if matches!(rule, Rule::Unfit | Rule::Switchover) && self.wish != Wish::Yield {
@@ -1449,7 +1487,9 @@ impl Node {
         self.since = now;
         out.push(Action::Moved { from, to, rule, term: self.term });
         // The wire first, systemd after: an order to dre-vip above, the peer now, the target last.
-        if to == Role::Active {
+        if to == Role::Active && self.setup.database {
+            self.promote(now, forced, out);
+        } else if to == Role::Active {
             self.hold(now, true, out);
         }
         self.beat(now, out);
@@ -1573,6 +1613,7 @@ impl Node {
             Some(self.listens_until()),
         ]
         .into_iter()
+        .chain(self.database_deadlines())
         .flatten()
         .filter_map(later)
         .min()

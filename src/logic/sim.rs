@@ -5,7 +5,7 @@
 //! kernel's gate (an absolute deadline that goes on counting when every process is frozen), processes killed,
 //! stopped and restarted, whole nodes frozen, powered off, and paused with their clocks, clock drift, services
 //! that take their time to stop, an operator who asks for things at the wrong moment, and who reloads one node or the other
-//! with a longer D or a shorter one.
+//! with a longer D or a shorter one; and in one profile a database behind the role (`database`).
 //!
 //! Two phases: **safety** under anything; then everything is healed and **liveness** is demanded: exactly one node
 //! serves within [`World::bound`], the other stands by, and nobody helps.
@@ -19,7 +19,12 @@ use super::lease::By;
 use super::node::{Action, Command, Event, Node, Planted, Setup, Target, UnitState};
 use super::time::Moment;
 use super::wire::{Codec, Role};
+use crate::database::Word;
 use crate::stream::{GateKind, Order, Report};
+
+mod database;
+
+use database::Server;
 
 const MS: u64 = 1_000_000;
 const SECOND: u64 = 1_000 * MS;
@@ -62,6 +67,9 @@ enum Happening {
     UnitsStarted { node: usize, serial: u64 },
     StartElect { node: usize },
     Connect { node: usize, incarnation: u64 },
+    ServerConnects { node: usize, incarnation: u64 },
+    ServerDone { node: usize, stream: u64, charge: u64, word: Word },
+    ServerSays { node: usize, stream: u64, word: Word },
     Fault,
     Undo(Undo),
 }
@@ -83,6 +91,8 @@ enum Input {
     Report(Report),
     Unit(UnitState),
     Manager(bool),
+    DatabaseStream(bool),
+    Word(Word),
 }
 
 struct Machine {
@@ -118,6 +128,7 @@ struct Machine {
     restart_in_boot: bool,
     /// `missed_max` in its file.
     missed: u32,
+    server: Server,
 }
 
 /// What the run is allowed to do.
@@ -132,6 +143,8 @@ pub(crate) struct Profile {
     pub lan_cuts: bool,
     /// How long a datagram is on its way when nothing is wrong, nanoseconds: from, to.
     pub delay: (u64, u64),
+    /// There is a server to be made ready before anybody is served.
+    pub database: bool,
     pub planted: Planted,
 }
 
@@ -196,6 +209,7 @@ impl World {
             arbitrator: true,
             restart_in_boot: false,
             missed: profile.missed,
+            server: Server::default(),
         };
         let machines = [machine(&mut rng), machine(&mut rng)];
         let mut world = Self {
@@ -248,11 +262,13 @@ impl World {
             first: node == 0,
             preferred: false,
             failback: false,
+            failback_hold: Duration::from_secs(10),
             startup_hold: Duration::from_millis(500).max(dead_after * 2),
             vips: vec!["172.16.9.61".into()],
             services: vec!["diameter.service".into()],
             standby: vec![],
             both: vec![],
+            database: self.profile.database,
             digest: [u8::try_from(missed).unwrap_or(0); 32],
             sections: [0; 8],
             section_names: ["a", "b", "c", "d", "e", "f", "g", "h"],
@@ -273,7 +289,9 @@ impl World {
     /// (400 ms here), and the rest are a few round trips and D, to be generous.
     pub(crate) fn bound(&self) -> u64 {
         let hold = (500 * MS).max(self.dead_after() * 2);
-        460 * MS + hold + SECOND + 400 * MS + self.dead_after() * 4
+        // A server that hangs is waited for, one that takes writes late too, and a promotion that failed is tried again.
+        let server = if self.profile.database { 40 * SECOND } else { 0 };
+        460 * MS + hold + SECOND + 400 * MS + self.dead_after() * 4 + server
     }
 
     // ---- clocks --------------------------------------------------------------------------------------
@@ -441,6 +459,11 @@ impl World {
             }
             Happening::StartElect { node } => self.start_elect(node),
             Happening::Connect { node, incarnation } => self.connect(node, incarnation),
+            Happening::ServerConnects { node, incarnation } => self.server_connects(node, incarnation),
+            Happening::ServerDone { node, stream, charge, word } => {
+                self.server_done(node, stream, charge, word);
+            }
+            Happening::ServerSays { node, stream, word } => self.server_said(node, stream, word),
             Happening::Fault => {
                 if self.healed_at.is_none() {
                     self.fault();
@@ -492,6 +515,10 @@ impl World {
                     elect.handle(now, Event::Unit { index: 0, state: *state }, &mut out)
                 }
                 Some(Input::Manager(up)) => elect.handle(now, Event::Manager { connected: *up }, &mut out),
+                Some(Input::DatabaseStream(open)) => {
+                    elect.handle(now, Event::DatabaseStream { open: *open }, &mut out);
+                }
+                Some(Input::Word(word)) => elect.handle(now, Event::Word(word.clone()), &mut out),
             }
             let deadline = elect.next_deadline(now);
             assert!(deadline > now, "a deadline that has passed makes a busy loop");
@@ -554,6 +581,7 @@ impl World {
                     let when = self.in_order(node, 0);
                     self.at(when, Happening::ToVip { node, stream, order });
                 }
+                Action::Charge(charge) => self.charge(node, charge),
                 Action::Target(target) => {
                     let m = &mut self.machines[node];
                     m.unit_serial += 1;
@@ -611,6 +639,7 @@ impl World {
                     self.tell_elect(node, Report::Stored { until });
                     if self.machines[node].held_term != term && self.answers(node) {
                         self.machines[node].held_term = term;
+                        self.opened(node, term);
                         let at = self.local(node);
                         self.tell_elect(node, Report::Open { term, at });
                     }
@@ -740,6 +769,10 @@ impl World {
         }
         let when = self.now + self.rng.between(1, 60) * MS;
         self.at(when, Happening::Connect { node, incarnation });
+        if self.profile.database {
+            let when = self.now + self.rng.between(1, 60) * MS;
+            self.at(when, Happening::ServerConnects { node, incarnation });
+        }
     }
 
     fn kill_elect(&mut self, node: usize) {
@@ -749,6 +782,7 @@ impl World {
             self.machines[node].wake_generation += 1;
             self.machines[node].elect_stopped = false;
             self.close_stream(node);
+            self.server_left_alone(node, false);
             let when = self.now + self.rng.between(20, 400) * MS;
             self.at(when, Happening::StartElect { node });
         }
@@ -789,6 +823,7 @@ impl World {
         m.elect_stopped = false;
         m.vip_stopped = false;
         m.restart_in_boot = false;
+        self.server_left_alone(node, true);
     }
 
     fn undo(&mut self, undo: Undo) {
@@ -901,6 +936,7 @@ impl World {
                 }
             }
             17 if self.profile.lan_cuts => self.lan = self.rng.chance(50),
+            16 | 17 if self.profile.database => self.kill_agent(node),
             18 => {
                 if self.vip_runs(node) && self.machines[node].stream_open {
                     let fit = self.rng.chance(50);
@@ -1072,6 +1108,7 @@ pub(super) mod tests {
         pauses: false,
         lan_cuts: false,
         delay: (50_000, 300_000),
+        database: false,
         planted: Planted::Nothing,
     };
     const DEFAULT: Profile = Profile { interval_ms: 100, missed: 5, ..FAST };
@@ -1111,6 +1148,13 @@ pub(super) mod tests {
     #[test]
     fn safe_and_live_on_slow_links() {
         demand_safe_and_live(Profile { delay: (5 * MS, 60 * MS), ..DEFAULT }, 40);
+    }
+
+    /// The gate opens only before a server that takes writes; and a server that hangs, fails or is late makes neither two holders nor none.
+    #[test]
+    fn safe_and_live_with_a_database_behind_the_role() {
+        demand_safe_and_live(Profile { database: true, ..DEFAULT }, 60);
+        demand_safe_and_live(Profile { database: true, ..FAST }, 40);
     }
 
     #[test]

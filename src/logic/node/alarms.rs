@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Action, Node, Target, Unit, UnitState};
 use crate::logic::election::Peer;
+use crate::logic::group;
 use crate::logic::liveness::{Heard, LinkState};
 use crate::logic::time::Moment;
 use crate::logic::wire::{Reject, Role};
@@ -42,8 +43,10 @@ impl Node {
             all.push((AlarmKey { name: name.into(), subject: subject.into() }, text));
         };
         self.unit_alarms(now, &mut raise_of);
+        self.database_alarms(now, &mut raise_of);
         let mut raise = |name: &'static str, text: String| raise_of(name, "", text);
         let peer = self.setup.peer.as_deref().unwrap_or("the peer");
+        let unit = group::unit("dre", &self.setup.group);
         let settled = now >= self.started + self.setup.startup_hold;
         let heard = self.liveness.heard(now);
         let has_peer = self.setup.peer.is_some() && !self.setup.links.is_empty();
@@ -51,7 +54,7 @@ impl Node {
         if has_peer && settled && heard == Heard::Lost {
             raise(
                 "PeerLost",
-                format!("{peer} is not heard on any link; look at its power, dre.service and the links"),
+                format!("{peer} is not heard on any link; look at its power, {unit}.service and the links"),
             );
         }
         if has_peer && self.peer_gone && self.liveness.ever() {
@@ -63,7 +66,7 @@ impl Node {
             } else {
                 format!(
                     "the kernel says that the election process of {peer} ended, while its machine is still reached; look at \
-                     dre.service there: systemctl status dre"
+                     {unit}.service there: systemctl status {unit}"
                 )
             };
             raise("PeerGone", text);
@@ -83,7 +86,9 @@ impl Node {
                     "they do not verify: another key in /etc/dre/key; copy one node's to the other"
                 }
                 Reject::Version => "they are of another wire version; bring both nodes to the same release",
-                Reject::Group => "they are of another group; compare the file names under /etc/dre",
+                Reject::Group => {
+                    "they are of another group; compare the file names under /etc/dre, and give each group a port of its own"
+                }
                 Reject::Sender => "they are from another node name; compare [nodes] with the hostnames",
                 _ => "they are not heartbeats of this pair; look who else sends on the heartbeat networks",
             };
@@ -131,7 +136,7 @@ impl Node {
             raise(
                 "ConfigDiffers",
                 format!(
-                    "the configuration of {peer} differs in {}; make the file the same on both nodes, then: systemctl reload dre",
+                    "the configuration of {peer} differs in {}; make the file the same on both nodes, then: systemctl reload {unit}",
                     self.differing_sections()
                 ),
             );
@@ -139,7 +144,10 @@ impl Node {
         if self.vip.armed.is_some() && self.vip.digest != self.setup.digest {
             raise(
                 "VipConfigDiffers",
-                "dre-vip runs with another configuration; systemctl reload dre-vip".into(),
+                format!(
+                    "dre-vip runs with another configuration; systemctl reload {}",
+                    group::unit("dre-vip", &self.setup.group)
+                ),
             );
         }
         if let (Peer::In { .. }, Some(says)) = (self.peer(now), &self.says)
@@ -189,9 +197,9 @@ impl Node {
             raise(
                 "TargetFailed",
                 format!(
-                    "dre-{0}.target is not reached: {why}; it is asked for again every 2 s; systemctl status dre-lease \
-                     dre-{0}.target",
-                    target.word()
+                    "{0}.target is not reached: {why}; it is asked for again every 2 s; systemctl status {1} {0}.target",
+                    group::unit(&format!("dre-{}", target.word()), &self.setup.group),
+                    group::unit("dre-lease", &self.setup.group)
                 ),
             );
         }
@@ -219,7 +227,7 @@ impl Node {
                 }
             }
         }
-        for (name, text) in &self.vip.alarms {
+        for (name, text) in self.vip.alarms.iter().chain(&self.database.alarms) {
             all.push((AlarmKey { name: name.clone().into(), subject: String::new() }, text.clone()));
         }
         all

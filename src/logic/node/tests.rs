@@ -4,6 +4,8 @@ use super::*;
 use crate::logic::sim::Rng;
 use Role::{Active, Claiming, Releasing, Standby};
 
+mod database;
+
 const OWN: u64 = 1001;
 const PEER: u64 = 2002;
 
@@ -26,11 +28,13 @@ fn setup(first: bool) -> Setup {
         first,
         preferred: false,
         failback: false,
+        failback_hold: Duration::from_secs(10),
         startup_hold: Duration::from_millis(1000),
         vips: vec!["172.16.9.61".into()],
         services: vec!["diameter.service".into()],
         standby: vec![],
         both: vec![],
+        database: false,
         digest: [1; 32],
         sections: [0; 8],
         section_names: ["a", "b", "c", "d", "e", "f", "g", "h"],
@@ -72,6 +76,14 @@ enum When {
     KernelGone,
     /// systemd's word of the active target.
     TargetFails(bool),
+    /// dre-mysql connects, or goes.
+    Agent(bool),
+    /// Its server could be ACTIVE, or not.
+    Ready(bool),
+    /// It takes writes in the present term.
+    WritableNow,
+    PromotionFails,
+    DemotedNow,
     Do(Command),
     Refused(Command),
     Stop,
@@ -101,6 +113,8 @@ enum Did {
     StartActive,
     StartStandby,
     Announce,
+    Promote,
+    Demote,
     Exit,
 }
 use Did::*;
@@ -115,6 +129,8 @@ fn did(actions: &[Action]) -> Vec<Did> {
             Action::Order(Order::Probe { .. }) => Some(Probe),
             Action::Order(Order::Announce) => Some(Announce),
             Action::Ping => Some(Ping),
+            Action::Charge(Charge::Promote { .. }) => Some(Promote),
+            Action::Charge(Charge::Demote { .. }) => Some(Demote),
             Action::Target(Target::Active) => Some(StartActive),
             Action::Target(Target::Standby) => Some(StartStandby),
             Action::Exit => Some(Did::Exit),
@@ -131,6 +147,8 @@ struct Story {
     serial: u64,
     until: Moment,
     round: u64,
+    /// The demotion as dre-mysql would know it.
+    demotion: u64,
 }
 
 thread_local! {
@@ -151,7 +169,7 @@ impl Story {
         assert_eq!(did(&out), [StartStandby]);
         node.planted = PLANT.get();
         let theirs = Codec::new(&key, "dre", "hadev2", "hadev1");
-        Self { node, codec: theirs, sequence: 0, serial: 0, until: Moment::ZERO, round: 0 }
+        Self { node, codec: theirs, sequence: 0, serial: 0, until: Moment::ZERO, round: 0, demotion: 0 }
     }
 
     fn step(&mut self, ms: u64, when: &When) -> Vec<Action> {
@@ -239,6 +257,23 @@ impl Story {
                 let failed = fails.then(|| "its start ended with \"dependency\"".to_owned());
                 self.node.handle(now, Event::Target { target: Target::Active, failed }, &mut out);
             }
+            Agent(open) => self.node.handle(now, Event::DatabaseStream { open: *open }, &mut out),
+            Ready(ready) => {
+                let why_not = (!ready).then(|| "DIVERGED: 4 transactions".to_owned());
+                self.node.handle(now, Event::Word(Word::Fit { why_not }), &mut out);
+            }
+            WritableNow => {
+                let term = self.node.term();
+                self.node.handle(now, Event::Word(Word::Writable { term }), &mut out);
+            }
+            PromotionFails => {
+                let word = Word::Failed { term: self.node.term(), reason: "disk full".into() };
+                self.node.handle(now, Event::Word(word), &mut out);
+            }
+            DemotedNow => {
+                let word = Word::Demoted { serial: self.demotion, clean: true };
+                self.node.handle(now, Event::Word(word), &mut out);
+            }
             Do(command) => self.node.command(now, command.clone(), &mut out).expect("accepted"),
             Refused(command) => {
                 let refusal = self.node.command(now, command.clone(), &mut out);
@@ -252,6 +287,7 @@ impl Story {
                 Action::Order(Order::Hold { until, .. }) => self.until = *until,
                 Action::Order(Order::Drop { serial }) => self.serial = *serial,
                 Action::Order(Order::Probe { round, .. }) => self.round = *round,
+                Action::Charge(Charge::Demote { serial, .. }) => self.demotion = *serial,
                 _ => {}
             }
         }
@@ -317,6 +353,31 @@ fn a_slow_dre_vip_costs_nothing() {
         (600, votes(), Active, &[Hold]),
     ]);
     assert!(story.node.fit(at(601)));
+}
+
+/// The preferred node asks for the role when it has been fit and in touch for as long as is written, and not before.
+#[test]
+fn failback_waits_for_its_hold() {
+    for hold in [10, 60] {
+        let setup = Setup {
+            preferred: true,
+            failback: true,
+            failback_hold: Duration::from_secs(hold),
+            ..setup(false)
+        };
+        let mut story = Story::with(setup);
+        story.tell(&[(10, Armed, Standby, &[]), (20, peer(Active), Standby, &[])]);
+        let asked = (2..).map(|n| n * 50).find(|ms| {
+            story.step(*ms, &peer(Active));
+            assert_eq!(story.node.role(), Standby, "{ms} ms");
+            story.node.wish == Wish::Take
+        });
+        let asked = asked.expect("some day");
+        assert!(
+            (hold * 1000..hold * 1000 + 500).contains(&asked),
+            "hold {hold} s: asked for it after {asked} ms"
+        );
+    }
 }
 
 /// A claim with the peer there needs the peer's vote for this very term.

@@ -1,0 +1,327 @@
+//! Where the database stands, in the operator's words; and whether it could be ACTIVE.
+
+use super::replicate::Compared;
+use super::{Agent, Duty, MISSES_MAX, SILENT_MAX};
+use crate::database::Word;
+use crate::logic::db::facts::{Action, Flavor, Receiver};
+use crate::logic::db::gtids::Missing;
+use crate::logic::time::Moment;
+
+/// The states, as the README's table has them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Health {
+    Starting,
+    /// As the role wants it.
+    Ok,
+    Promoting,
+    /// It has the role, and was not made to take writes.
+    PromoteBlocked(String),
+    /// The server does not answer, or does not run.
+    Failed(String),
+    /// It answers, and a write does not succeed.
+    WriteFailed(String),
+    Config(String),
+    SameServerId(String),
+    /// Waits for the peer's agent: histories are compared before anything is replicated.
+    Comparing,
+    Diverged(Missing),
+    OwnLost(Missing),
+    /// The peer's logs do not reach back to where this server stands.
+    Purged,
+    NotReplicating,
+    Connecting(String),
+    SqlStopped(String),
+    WrongSource(String),
+    /// The ACTIVE committed this many transactions that are not here, and waited for nobody.
+    LeftBehind(u64),
+    Lagging(u64),
+    BothWritable(String),
+    /// This ACTIVE took over without what the relay log had lost.
+    RelayLost(u64),
+    SemiSyncOff,
+}
+
+impl Health {
+    pub const fn word(&self) -> &'static str {
+        match self {
+            Self::Starting => "STARTING",
+            Self::Ok => "OK",
+            Self::Promoting => "PROMOTING",
+            Self::PromoteBlocked(_) => "PROMOTE_BLOCKED",
+            Self::Failed(_) => "FAILED",
+            Self::WriteFailed(_) => "WRITE_FAILED",
+            Self::Config(_) => "CONFIG",
+            Self::SameServerId(_) => "SAME_SERVER_ID",
+            Self::Comparing => "COMPARING",
+            Self::Diverged(_) => "DIVERGED",
+            Self::OwnLost(_) => "OWN_LOST",
+            Self::Purged => "PURGED",
+            Self::NotReplicating => "NOT_REPLICATING",
+            Self::Connecting(_) => "IO_CONNECTING",
+            Self::SqlStopped(_) => "SQL_STOPPED",
+            Self::WrongSource(_) => "WRONG_SOURCE",
+            Self::LeftBehind(_) => "LEFT_BEHIND",
+            Self::Lagging(_) => "LAGGING",
+            Self::BothWritable(_) => "BOTH_WRITABLE",
+            Self::RelayLost(_) => "RELAY_LOST",
+            Self::SemiSyncOff => "SEMISYNC_OFF",
+        }
+    }
+
+    /// What is the matter, and what to do.
+    pub fn words(&self) -> (String, &'static str) {
+        match self {
+            Self::Starting => ("the server was not looked at yet".into(), ""),
+            Self::Ok => (String::new(), ""),
+            Self::Promoting => ("what was received is applied, then the server takes writes".into(), ""),
+            Self::PromoteBlocked(why) => (why.clone(), "mend what is named, or take what is there: drectl db promote --force"),
+            Self::Failed(why) => (why.clone(), "look at the server: its unit's status and its error log"),
+            Self::WriteFailed(why) => (format!("a write failed: {why}"), "is its disk full? look at the server's error log"),
+            Self::Config(what) => (what.clone(), "drectl db check says what to write where"),
+            Self::SameServerId(what) => (what.clone(), "give one of them another server-id, and start it anew"),
+            Self::Comparing => (
+                "the peer's agent was not heard since this one started, so nobody knows which history goes on".into(),
+                "start dre-mysql on the peer; if that machine is gone for good: drectl db promote --force",
+            ),
+            Self::Diverged(missing) => (
+                format!("{} transactions are on this server alone: {}", missing.count, missing.which),
+                "nothing is replicated until you decide: make this server a copy of the peer again, or drectl db accept-errant",
+            ),
+            Self::OwnLost(missing) => (
+                format!(
+                    "the peer has {} transactions of this server that it lost: {}",
+                    missing.count, missing.which
+                ),
+                "make this server a copy of the peer again",
+            ),
+            Self::Purged => (
+                "the peer has thrown away the logs that this server still needs".into(),
+                "make this server a copy of the peer again",
+            ),
+            Self::NotReplicating => (
+                "the server replicates from nobody".into(),
+                "set up replication from the peer (CHANGE MASTER TO …, with GTID)",
+            ),
+            Self::Connecting(why) => (
+                format!("nothing is received from the peer's server: {why}"),
+                "is the server there up? the replication user, its password and TLS right?",
+            ),
+            Self::SqlStopped(why) => (
+                format!("the applier stopped: {why}"),
+                "histories may have forked: compare the row in question on both, then make this server a copy of the peer again",
+            ),
+            Self::WrongSource(why) => (why.clone(), "point replication at the peer"),
+            Self::LeftBehind(count) => (
+                format!("the ACTIVE went on without this server: {count} transactions are not here"),
+                "it catches up once it receives again; if the other machine is gone for good: drectl db promote --force",
+            ),
+            Self::Lagging(seconds) => {
+                (format!("{seconds} s behind the ACTIVE"), "it catches up; if it does not, look at its load")
+            }
+            Self::BothWritable(why) => (why.clone(), "the node with the lower term makes its server read-only by itself"),
+            Self::RelayLost(count) => (
+                format!("{count} transactions that this server had received were lost with its relay log before it took over"),
+                "they may still be on the other server: its DIVERGED names them, and its binary log has them (mariadb-binlog)",
+            ),
+            Self::SemiSyncOff => (
+                "the standby is ready, and commits do not wait for it: what is committed now may be lost with this machine".into(),
+                "look at the standby's receiver, and at rpl_semi_sync_slave_enabled there",
+            ),
+        }
+    }
+
+    const fn priority(&self) -> &'static str {
+        match self {
+            Self::Ok | Self::Starting | Self::Promoting | Self::Comparing => "info",
+            Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(_) | Self::SemiSyncOff => "warning",
+            _ => "err",
+        }
+    }
+}
+
+impl Agent {
+    fn failed(&self) -> Option<Health> {
+        if !self.unit && self.probe.is_none() {
+            return Some(Health::Failed("the server's unit does not run".into()));
+        }
+        (self.misses >= MISSES_MAX).then(|| Health::Failed("the server does not answer".into()))
+    }
+
+    fn config(&self) -> Option<Health> {
+        let fatal = self.probe.as_ref()?.wrong.iter().filter(|wrong| wrong.fatal);
+        let words: Vec<String> =
+            fatal.map(|w| format!("{} is {}, must be {}", w.variable, w.have, w.want)).collect();
+        (!words.is_empty()).then(|| Health::Config(words.join("; ")))
+    }
+
+    fn same_server_id(&self) -> Option<Health> {
+        let (probe, peer) = (self.probe.as_deref()?, self.peer.as_ref()?);
+        let uuid = probe.flavor == Flavor::MySql && probe.server_uuid == peer.server_uuid;
+        (uuid || probe.server_id == peer.server_id).then(|| {
+            Health::SameServerId(format!(
+                "both servers have id {}{}",
+                probe.server_id,
+                if uuid { " and the same uuid" } else { "" }
+            ))
+        })
+    }
+
+    /// As if the node had no role.
+    fn standby_health(&self, now: Moment) -> Health {
+        if let Some(health) = self.failed().or_else(|| self.config()).or_else(|| self.same_server_id()) {
+            return health;
+        }
+        let Some(probe) = self.probe.as_deref() else { return Health::Starting };
+        let compared = self.compare();
+        match &compared {
+            Compared::OwnLost(missing) => return Health::OwnLost(missing.clone()),
+            Compared::Forked(missing) => return Health::Diverged(missing.clone()),
+            _ => {}
+        }
+        if self.is_purged() {
+            return Health::Purged;
+        }
+        let Some(replica) = &probe.replica else { return Health::NotReplicating };
+        if replica.applier_errno != 0 {
+            return Health::SqlStopped(format!("{} {}", replica.applier_errno, replica.applier_error));
+        }
+        if !replica.using_gtid {
+            return Health::WrongSource(format!(
+                "it replicates from {} by positions, not by GTID",
+                replica.host
+            ));
+        }
+        if let Some(peer) = &self.peer
+            && replica.source_id != 0
+            && replica.source_id != peer.server_id
+        {
+            return Health::WrongSource(format!(
+                "it replicates from {} (server id {}), and the peer's server has id {}",
+                replica.host, replica.source_id, peer.server_id
+            ));
+        }
+        let runs = replica.receiver == Receiver::Connected && replica.applier;
+        if self.left_behind > 0 {
+            return Health::LeftBehind(self.left_behind);
+        }
+        if runs && self.compared {
+            let lag = self.lag(now);
+            return if lag > self.setup.max_lag { Health::Lagging(lag.as_secs()) } else { Health::Ok };
+        }
+        if self.peer.is_none() && !self.could_go_on(now) {
+            return Health::Comparing;
+        }
+        Health::Connecting(match (replica.receiver, replica.receiver_errno) {
+            _ if compared == Compared::Waits => "the peer has not yet all that is here".into(),
+            _ if compared == Compared::PeerForked => "the peer's history forked from this one".into(),
+            (_, 0) if !replica.applier => "the applier is stopped".into(),
+            (Receiver::Stopped, 0) => "the receiver is stopped".into(),
+            (_, 0) => "the receiver tries".into(),
+            (_, errno) => format!("{errno} {}", replica.receiver_error),
+        })
+    }
+
+    fn active_health(&self) -> Health {
+        if self.is_promoting() {
+            return Health::Promoting;
+        }
+        if let Some(health) = self.failed() {
+            return health;
+        }
+        let Some(probe) = self.probe.as_deref() else { return Health::Starting };
+        if let Some(why) = &self.refused {
+            return Health::PromoteBlocked(why.clone());
+        }
+        if let Some(why) = &self.write_failed {
+            return Health::WriteFailed(why.clone());
+        }
+        if let Some(peer) = self.peer.as_ref().filter(|peer| peer.active || !peer.read_only) {
+            return Health::BothWritable(format!(
+                "the peer's server takes writes too (promoted in term {})",
+                peer.term
+            ));
+        }
+        if let Some(count) = self.relay_lost {
+            return Health::RelayLost(count);
+        }
+        let ready = self.peer.as_ref().is_some_and(|peer| peer.fit && !peer.active);
+        if ready && !probe.semi_sync.on { Health::SemiSyncOff } else { Health::Ok }
+    }
+
+    fn health_now(&self, now: Moment) -> Health {
+        match self.duty {
+            Duty::Active { .. } => self.active_health(),
+            Duty::Unknown | Duty::None => self.standby_health(now),
+        }
+    }
+
+    pub(super) fn watch_health(&mut self, now: Moment, out: &mut Vec<Action>) {
+        match self.compare() {
+            Compared::Sound => self.compared = true,
+            Compared::Forked(_) | Compared::OwnLost(_) => self.compared = false,
+            Compared::Unknown | Compared::Waits | Compared::PeerForked => {}
+        }
+        let health = self.health_now(now);
+        let standby = !matches!(self.duty, Duty::Active { .. });
+        if standby && health == Health::Ok {
+            self.in_step = Some(now);
+        } else if self.in_step.is_some_and(|at| now >= at + SILENT_MAX) && !self.remembers() {
+            self.in_step = None;
+        }
+        if health.word() != self.health.word() {
+            let (words, hint) = health.words();
+            let text = [health.word(), &words, hint].into_iter().filter(|part| !part.is_empty());
+            let text = text.collect::<Vec<_>>().join("; ");
+            let priority = health.priority();
+            out.push(Action::Note { priority, text: text.clone() });
+            self.health_since = now;
+        }
+        self.health = health;
+        self.tell_alarm(out);
+    }
+
+    /// What an operator must see, beside what the election says of a node that is not fit.
+    fn tell_alarm(&mut self, out: &mut Vec<Action>) {
+        let text = (self.health.priority() == "err").then(|| {
+            let (words, hint) = self.health.words();
+            format!("{}: {words}; {hint}", self.health.word())
+        });
+        if self.stream && self.alarm != text {
+            self.alarm.clone_from(&text);
+            out.push(Action::Say(Word::Alarm { name: "Database".into(), text }));
+        }
+    }
+
+    /// What speaks against writing here whatever the role says. What is not there yet is waited for: a lag is applied, a dead source
+    /// is the reason for being asked. `again`: this server is the ACTIVE of that term already.
+    pub(super) fn forbids_promotion(&self, now: Moment, again: bool) -> Option<String> {
+        let health = self.standby_health(now);
+        let fine = match &health {
+            Health::Ok | Health::Lagging(_) => true,
+            Health::Connecting(_) => again || self.could_go_on(now),
+            Health::Failed(_) | Health::Config(_) | Health::SameServerId(_) | Health::OwnLost(_) => false,
+            _ => again,
+        };
+        let lost = self.own_lost().filter(|_| again).map(Health::OwnLost);
+        let health = lost.or((!fine).then_some(health))?;
+        let (words, hint) = health.words();
+        Some(format!("{}: {words}; {hint}", health.word()))
+    }
+
+    /// Why this node's database could not be ACTIVE.
+    pub(super) fn why_not(&self, now: Moment) -> Option<String> {
+        if self.stopping.is_some() {
+            return Some("dre-mysql is being stopped".into());
+        }
+        let health = self.health_now(now);
+        let unfit = match &health {
+            Health::Ok | Health::Promoting | Health::SemiSyncOff | Health::RelayLost(_) => false,
+            Health::BothWritable(_) => false,
+            // A source that is gone is the reason to take over; what was never in step has an unknown share of the history.
+            Health::Connecting(_) => !self.could_go_on(now),
+            _ => true,
+        };
+        let (words, _) = health.words();
+        unfit.then(|| format!("database {}: {words}", health.word()))
+    }
+}
