@@ -117,6 +117,11 @@ pub enum Notice {
     Trouble {
         text: String,
     },
+    /// A database server, its replication or its promotion: what its agent found or did.
+    Database {
+        priority: Priority,
+        text: String,
+    },
     /// The journal could not take so many entries for a while.
     Lost {
         count: u64,
@@ -221,6 +226,7 @@ impl Notice {
             Self::VipMended { .. } => "a7b4c1d8e5f24096b38c2e9f5d7160b1",
             Self::GateMended { .. } => "63d9e2f5a8b14c7d86e0f3b9c5a271d2",
             Self::Trouble { .. } => "d0c7b8a5f4e34291b6d8e7f2a19c05e3",
+            Self::Database { .. } => "5b7d0c92e6a84f13b1d8c4f7a09e63d5",
             Self::Lost { .. } => "92f1e6d3c8b74a5ea0d5b7c4f8e613f4",
             Self::RulesPublished { .. } => "da64f7fbb9e490a8caddbe84d4b621e2",
             Self::RulesConflict { .. } => "463826effa37ef268066c11f6fe708e0",
@@ -267,6 +273,7 @@ impl Notice {
             | Self::Stopping { .. }
             | Self::ConfigReloaded { .. }
             | Self::RulesPublished { .. } => Priority::Info,
+            Self::Database { priority, .. } => *priority,
             Self::Detail { .. } => Priority::Debug,
         }
     }
@@ -361,6 +368,7 @@ impl Notice {
             | Self::ConfigRejected { text }
             | Self::VipMended { text }
             | Self::Trouble { text }
+            | Self::Database { text, .. }
             | Self::Detail { text } => text.clone(),
         }
     }

@@ -1,7 +1,8 @@
 //! The lease stream's socket: `SOCK_SEQPACKET`, one message a packet ([`crate::stream`]).
 //!
 //! tokio has no type for it; its `UnixDatagram` does the same system calls on the same descriptor, and an empty packet is the end. Both
-//! ends check the other's uid: the stream carries the right to answer for the VIPs.
+//! ends check the other's uid: the stream carries the right to answer for the VIPs. The database stream is the same between two users
+//! ([`Listener::bind_for`]).
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -17,7 +18,11 @@ use tokio::net::{UnixDatagram, UnixListener};
 use crate::stream::{MESSAGE_MAX, decode, encode};
 
 /// dre-elect's end: waits for dre-vip.
-pub struct Listener(UnixListener);
+pub struct Listener {
+    socket: UnixListener,
+    /// Beside root and this process's own user.
+    also: Option<u32>,
+}
 
 /// One stream, either end.
 pub struct Stream {
@@ -25,11 +30,16 @@ pub struct Stream {
     buffer: [u8; MESSAGE_MAX],
 }
 
-/// The other end is root, or who we are.
-fn may_speak(fd: &impl AsFd) -> io::Result<()> {
+/// A user of this machine by name; `None` if there is no such.
+fn user(name: &str) -> Option<u32> {
+    nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
+}
+
+/// The other end is root, or who we are, or whom this stream is for.
+fn may_speak(fd: &impl AsFd, also: Option<u32>) -> io::Result<()> {
     let peer = getsockopt(fd, PeerCredentials)?;
     let own = nix::unistd::geteuid().as_raw();
-    if peer.uid() == 0 || peer.uid() == own {
+    if peer.uid() == 0 || peer.uid() == own || Some(peer.uid()) == also {
         return Ok(());
     }
     Err(io::Error::new(
@@ -52,14 +62,22 @@ impl Listener {
         socket.listen(4)?;
         let listener = StdListener::from(OwnedFd::from(socket));
         listener.set_nonblocking(true)?;
-        Ok(Self(UnixListener::from_std(listener)?))
+        Ok(Self { socket: UnixListener::from_std(listener)?, also: None })
+    }
+
+    /// The same for one more user, who comes to the socket by this process's group.
+    pub fn bind_for(path: &Path, name: &str) -> io::Result<Self> {
+        let mut listener = Self::bind(path)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660))?;
+        listener.also = user(name);
+        Ok(listener)
     }
 
     /// The next dre-vip. Cancel safe. An error concerns that one connection only.
     pub async fn accept(&self) -> io::Result<Stream> {
-        let (stream, _) = self.0.accept().await?;
+        let (stream, _) = self.socket.accept().await?;
         let stream: StdStream = stream.into_std()?;
-        may_speak(&stream)?;
+        may_speak(&stream, self.also)?;
         Stream::from_fd(OwnedFd::from(stream))
     }
 }
@@ -73,9 +91,18 @@ impl Stream {
 
     /// dre-vip's end.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_as(path, None)
+    }
+
+    /// dre-mysql's end: dre-elect runs as this user.
+    pub fn connect_to(path: &Path, name: &str) -> io::Result<Self> {
+        Self::connect_as(path, user(name))
+    }
+
+    fn connect_as(path: &Path, also: Option<u32>) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.connect(&SockAddr::unix(path)?)?;
-        may_speak(&socket)?;
+        may_speak(&socket, also)?;
         Self::from_fd(OwnedFd::from(socket))
     }
 

@@ -17,6 +17,7 @@
 //! | `node` | booting, commands, files, freezing, power loss |
 //! | `forge` | datagrams from a hand that has no key, and a listener on a wire |
 //! | `judge` | who answers for a VIP, and for how long nobody did |
+//! | `database` | a database server as a process of a test |
 //! | `web` | a managed service (nginx on the VIP) and its client |
 //! | `vm` | the same two nodes as virtual machines, for what needs a kernel of its own |
 //! | `sys` | the system calls, all that is unsafe |
@@ -27,6 +28,7 @@
 
 #![allow(dead_code)] // each test uses its part of the lab
 
+pub mod database;
 pub mod forge;
 pub mod judge;
 pub mod net;

@@ -43,7 +43,7 @@ const PACKAGES: &[&str] = &[
 /// Run inside once it is installed. Services that packages start by themselves are left to the tests; what systemd
 /// does on a first boot is done here, once, instead of at every node's boot.
 const FINISH: &str = "
-systemctl disable -q memcached nginx freediameter freediameterd 2>/dev/null
+systemctl disable -q memcached nginx freediameter freediameterd mariadb 2>/dev/null
 systemctl mask -q apt-daily.timer apt-daily-upgrade.timer e2scrub_all.timer fstrim.timer dpkg-db-backup.timer \
     console-getty.service container-getty@.service
 set -e
