@@ -12,7 +12,7 @@ export RUST_LIB_BACKTRACE ?= 0
 
 .PHONY: help build install check test test-lab test-vm bench bench-rules demo demo-shell demo-down prepare
 help:
-	@echo "make build            the six binaries, PROFILE=release (or dev)"
+	@echo "make build            the seven binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
 	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
 	@echo "make test-vm          the part of it that needs a kernel of its own: two virtual machines; root"
@@ -26,12 +26,13 @@ build:
 	$(CARGO) build --locked --profile $(PROFILE) --bins
 
 install: build
-	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc $(BUILT)/dre-sync
+	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc $(BUILT)/dre-sync $(BUILT)/dre-mysql
 	$(INSTALL) -m 0755 $(BUILT)/drectl $(DESTDIR)$(PREFIX)/bin/drectl
 	$(INSTALL) -m 0755 $(BUILT)/dre-generator $(LIB)/systemd/system-generators/dre-generator
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system units/*.service units/*.socket units/*.target
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre-.service.d units/dre-.service.d/*.conf
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre.service.d units/dre.service.d/*.conf
+	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre@.service.d units/dre@.service.d/*.conf
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system/dre-sync.service.d units/dre-sync.service.d/*.conf
 	$(INSTALL) -m 0644 sysusers/dre.conf $(LIB)/sysusers.d/dre.conf
 	$(INSTALL) -m 0644 tmpfiles/dre.conf $(LIB)/tmpfiles.d/dre.conf
@@ -41,6 +42,7 @@ install: build
 	$(INSTALL) -m 0644 config/50-dre-nm.conf $(LIB)/NetworkManager/conf.d/50-dre.conf
 	$(INSTALL) -m 0644 config/50-dre.rules $(DESTDIR)$(PREFIX)/share/polkit-1/rules.d/50-dre.rules
 	$(INSTALL) -m 0644 config/org.dre.Elect.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.conf
+	$(INSTALL) -m 0644 config/org.dre.Elect.groups.conf $(DESTDIR)$(PREFIX)/share/dbus-1/system.d/org.dre.Elect.groups.conf
 	mkdir -p $(BUILT)/man && $(BUILT)/drectl man $(BUILT)/man && $(INSTALL) -m 0644 -t $(DESTDIR)$(PREFIX)/share/man/man1 $(BUILT)/man/*.1
 	$(BUILT)/drectl completions bash > $(BUILT)/drectl.bash && $(INSTALL) -m 0644 $(BUILT)/drectl.bash $(DESTDIR)$(PREFIX)/share/bash-completion/completions/drectl
 	$(BUILT)/drectl completions zsh > $(BUILT)/drectl.zsh && $(INSTALL) -m 0644 $(BUILT)/drectl.zsh $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_drectl
@@ -51,6 +53,7 @@ install: build
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
 	$(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
 	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
+	$(INSTALL) -m 0644 config/mysql.toml $(DESTDIR)$(PREFIX)/share/doc/dre/mysql.toml
 	$(INSTALL) -m 0644 config/sync.toml $(DESTDIR)$(PREFIX)/share/doc/dre/sync.toml
 
 check:
@@ -67,8 +70,8 @@ test: prepare check test-lab test-vm
 
 test-lab:
 	$(CARGO) build --locked --bins --example demo
-	$(CARGO) test --locked --test control --test drectl_rules --test gate --test lab_selftest
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test control --test drectl_rules --test gate --test lab_selftest --test sql
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test groups --test mysql --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare

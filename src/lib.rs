@@ -10,12 +10,14 @@
 //! | [`notice`] | every log event: id, priority, sentence, fields | never |
 //! | [`snapshot`] | what the loop publishes, and the JSON that `drectl status` prints | never |
 //! | [`stream`] | the words between dre-elect and dre-vip ("hold until T") | never |
+//! | [`database`] | the words between dre-elect and dre-mysql (promote, demote) | never |
 //! | [`rules`] | the same of dre-sync: `drectl rules status --json` | never |
 //! | [`shell`] | sockets, clocks, D-Bus, netlink, BPF: thin, sequential, no decisions | always |
 //!
 //! Absent on purpose: a decision in `shell/`, a clock in `logic/`, a script anywhere.
 
 pub mod config;
+pub mod database;
 pub mod logic;
 pub mod notice;
 pub mod rules;

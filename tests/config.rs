@@ -1,8 +1,9 @@
 //! Configurations that do not hold: each says file, line, value, why it matters and what to write.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
-use dre::config::{HostFacts, Settings, locate, parse};
+use dre::config::{Database, Durability, HostFacts, RelayLost, SECTIONS, Settings, locate, parse};
 
 const GOOD: &str = r#"[nodes.hadev1]
 links = { primary = "172.16.11.54", secondary = "172.16.13.54" }
@@ -107,6 +108,9 @@ fn each_mistake_says_where_what_why_and_what_to_write() {
     refused("diameter.service", "memcached.service", 21, &["services.both", "services.active"]);
     refused("preferred = \"hadev1\"", "preferred = \"hadev3\"", 23, &["hadev3", "hadev2"]);
     refused("preferred = \"hadev1\"", "failback = true", 23, &["failback"]);
+    let holds = |seconds| format!("preferred = \"hadev1\"\nfailback = true\nfailback_hold_s = {seconds}");
+    refused("preferred = \"hadev1\"", &holds(0), 25, &["failback_hold_s = 0", "1 to 86400"]);
+    refused("preferred = \"hadev1\"", &holds(100_000), 25, &["failback_hold_s = 100000", "1 to 86400"]);
     refused("[nodes.hadev1]", "[nodes.hadev9]", 1, &["hadev1", "[nodes.hadev9]"]);
     refused("secondary = \"172.16.13.55\"", "third = \"172.16.13.55\"", 2, &["secondary", "other end"]);
     refused("172.16.11.55", "172.16.11.54", 4, &["hadev1's link primary"]);
@@ -118,6 +122,40 @@ fn each_mistake_says_where_what_why_and_what_to_write() {
         &["no links"],
     );
     refused("[arbitrator]", "[arbitrator", 8, &[]);
+}
+
+#[test]
+fn failback_waits_for_ten_seconds_or_for_what_is_written() {
+    let settings = read(GOOD).expect("holds");
+    assert_eq!(
+        (settings.election.failback_hold.as_secs(), settings.setup().failback_hold.as_secs()),
+        (10, 10)
+    );
+    let with = |more: &str| {
+        read(&GOOD.replace("preferred = \"hadev1\"", &format!("preferred = \"hadev1\"\n{more}")))
+    };
+    let settings = with("failback = true\nfailback_hold_s = 60").expect("holds");
+    assert_eq!(settings.setup().failback_hold.as_secs(), 60);
+    assert!(settings.warnings.is_empty(), "{:?}", settings.warnings);
+    let idle = with("failback_hold_s = 60").expect("holds");
+    assert!(
+        idle.warnings[0].contains("failback_hold_s = 60") && idle.warnings[0].contains("failback = true")
+    );
+}
+
+/// Linux Heartbeat's timing: a node that nobody told otherwise listens for D, not for less.
+#[test]
+fn a_slow_pair_listens_as_long_as_its_promises_last() {
+    let slow = GOOD
+        .replace("interval_ms = 100\nmissed_max = 5", "interval_ms = 1000\nmissed_max = 15\nport = 694")
+        .replace("startup_hold_ms = 3000\n", "");
+    let settings = read(&slow).expect("holds");
+    assert_eq!((settings.heartbeat.dead_after().as_secs(), settings.heartbeat.port), (15, 694));
+    assert_eq!(settings.election.startup_hold.as_secs(), 15);
+    assert_eq!(
+        read(&GOOD.replace("startup_hold_ms = 3000\n", "")).expect("holds").election.startup_hold.as_secs(),
+        3
+    );
 }
 
 #[test]
@@ -158,6 +196,8 @@ fn both_nodes_see_one_digest_and_every_value_changes_it() {
         ("preferred = \"hadev1\"", "preferred = \"hadev2\""),
         ("172.16.11.55", "172.16.11.56"),
         ("startup_hold_ms = 3000", "startup_hold_ms = 3001"),
+        ("startup_hold_ms = 3000", "startup_hold_ms = 3000\nfailback_hold_s = 60"),
+        ("startup_hold_ms = 3000", "startup_hold_ms = 3000\n[database]"),
     ] {
         assert_ne!(of(GOOD, "hadev1"), of(&GOOD.replace(from, to), "hadev1"), "{to}");
     }
@@ -342,4 +382,132 @@ fn rubbish_is_refused_in_words() {
         let text = String::from_utf8_lossy(&bytes).into_owned();
         let _ = read(&text).map_err(|e| e.to_string() + &e.lines());
     }
+}
+
+const GROUP: &str = r#"[nodes.hadev1]
+links = { primary = "172.16.11.54", secondary = "172.16.13.54" }
+[nodes.hadev2]
+links = { primary = "172.16.11.55", secondary = "172.16.13.55" }
+[heartbeat]
+interval_ms = 1000
+missed_max = 15
+port = 694
+[arbitrator]
+addresses = ["172.16.8.250"]
+interface = "eth0"
+[[vip]]
+address = "172.16.10.71/16"
+interface = "eth2"
+label = "eth2:0"
+broadcast = "172.16.255.255"
+[services]
+both = ["mariadb.service"]
+[database]
+"#;
+
+fn group(name: &str, text: &str) -> Result<Settings, dre::config::Error> {
+    parse(&[(PathBuf::from(format!("/etc/dre/{name}.toml")), text.to_owned())], name, "hadev1", false)
+}
+
+#[test]
+fn a_group_is_called_as_units_can_be() {
+    assert_eq!(group("mysql", GROUP).expect("holds").group, "mysql");
+    for (name, words) in [
+        ("sync", "parts of dre itself"),
+        ("MySQL", "a to z"),
+        ("my sql", "a to z"),
+        ("2nd", "beginning with a letter"),
+    ] {
+        let text = group(name, GROUP).expect_err(name).lines();
+        assert!(text.contains(words) && text.contains("rename the file"), "{text}");
+    }
+    let tipc =
+        GROUP.replace("port = 694", "transport = \"tipc\"\n[heartbeat.tipc]\nbearers = { a = \"eth3\" }");
+    let tipc = tipc.replace("links =", "tipc = \"1.1.23\"\nlinks =").replacen("1.1.23", "1.1.29", 1);
+    let error = group("mysql", &tipc).expect_err("TIPC is group dre's");
+    assert!(
+        error.lines().contains("one TIPC") && error.lines().contains("transport = \"udp\""),
+        "{}",
+        error.lines()
+    );
+    group("dre", &tipc).expect("there it holds");
+}
+
+#[test]
+fn a_database_is_as_it_is_without_a_word() {
+    let of =
+        |more: &str| group("mysql", &format!("{GROUP}{more}")).expect("holds").database.expect("a database");
+    let usual = of("");
+    assert_eq!(
+        usual,
+        Database {
+            unit: "mariadb.service".into(),
+            socket: "/run/mysqld/mysqld.sock".into(),
+            port: 3306,
+            agent_port: 1696,
+            durability: Durability::Available,
+            max_lag: Duration::from_secs(10),
+            relay_wait: Duration::from_secs(60),
+            on_relay_lost: RelayLost::Promote,
+            keep_users: vec![],
+        }
+    );
+    let other = of("unit = \"mysql.service\"\nsocket = \"/tmp/my.sock\"\nport = 3307\nagent_port = 1700\n\
+                    durability = \"strict\"\nmax_lag_s = 2\nrelay_wait_s = 5\non_relay_lost = \"block\"\n\
+                    keep_users = [\"mon\", \"backup\", \"mon\"]\n");
+    assert_eq!((other.durability, other.on_relay_lost), (Durability::Strict, RelayLost::Block));
+    assert_eq!((other.max_lag.as_secs(), other.relay_wait.as_secs()), (2, 5));
+    assert_eq!(other.keep_users, ["backup", "mon"]);
+    assert!(read(GOOD).expect("holds").database.is_none());
+}
+
+#[test]
+fn each_mistake_of_a_database_says_what_to_write() {
+    let line = GROUP.lines().count() + 1;
+    for (more, words) in [
+        ("kind = \"mariadb\"", ["kind", "unknown field"]),
+        ("unit = \"mariadb\"", ["\"mariadb\"", "full name"]),
+        ("unit = \"dre-vip.service\"", ["dre-vip.service", "dre's own"]),
+        ("socket = \"mysqld.sock\"", ["mysqld.sock", "absolute path"]),
+        ("port = 0", ["port = 0", "write 3306"]),
+        ("agent_port = 70000", ["agent_port = 70000", "write 1696"]),
+        ("agent_port = 3306", ["both 3306", "1696"]),
+        ("durability = \"some\"", ["\"some\"", "\"strict\""]),
+        ("max_lag_s = 0", ["max_lag_s = 0", "default is 10"]),
+        ("relay_wait_s = 1000000", ["relay_wait_s = 1000000", "default is 60"]),
+        ("on_relay_lost = \"panic\"", ["\"panic\"", "\"block\""]),
+        ("keep_users = [\"root@localhost\"]", ["root@localhost", "no host"]),
+    ] {
+        let error = group("mysql", &format!("{GROUP}{more}\n")).expect_err(more);
+        let text = error.to_string();
+        assert!(words.iter().all(|word| text.contains(word)), "{more}: {words:?} in\n{text}");
+        assert!(error.json().iter().any(|f| f.line == line), "{more}: line {line} in\n{text}");
+        assert!(error.findings().iter().all(|f| !f.why.is_empty() && !f.remedy.is_empty()));
+    }
+    let error = group("mysql", &GROUP.replace("both =", "active =")).expect_err("it runs on both nodes");
+    assert!(error.lines().contains("[services] both may name it"), "{}", error.lines());
+    let alone = "[nodes.hadev1]\ntipc = \"1.1.23\"\n[nodes.hadev2]\ntipc = \"1.1.29\"\n[heartbeat]\ntransport = \"tipc\"\n\
+                 [heartbeat.tipc]\nbearers = { a = \"eth3\", b = \"eth4\" }\n[database]\n";
+    let error = group("dre", alone).expect_err("the agents reach nobody");
+    assert!(error.lines().contains("[database] without links"), "{}", error.lines());
+}
+
+/// The digest names the section; what is written out as it is anyway changes nothing.
+#[test]
+fn a_database_that_differs_is_told_by_its_section() {
+    let of = |text: &str| group("mysql", text).expect("holds");
+    let (none, plain) = (of(&GROUP.replace("[database]\n", "")), of(GROUP));
+    let written = of(&format!("{GROUP}port = 3306\nmax_lag_s = 10\n"));
+    assert_eq!(plain.digest, written.digest);
+    for (other, differs) in [(none, true), (of(&format!("{GROUP}max_lag_s = 11\n")), true), (written, false)]
+    {
+        let named: Vec<&str> =
+            (0..8).filter(|n| plain.sections[*n] != other.sections[*n]).map(|n| SECTIONS[n]).collect();
+        assert_eq!(named, if differs { vec!["[services], [database]"] } else { vec![] });
+        assert_eq!(plain.digest != other.digest, differs);
+    }
+    let drop_in =
+        [("mysql.toml".into(), GROUP.to_owned()), ("10.toml".into(), "[database]\nport = 3307\n".to_owned())];
+    let database = parse(&drop_in, "mysql", "hadev1", false).expect("holds").database.expect("a database");
+    assert_eq!((database.port, database.agent_port), (3307, 1696), "a drop-in replaces single values");
 }

@@ -41,7 +41,7 @@ impl House {
         let shown = Arc::clone(&status);
         let render = move || shown.lock().expect("whole").clone();
         let server =
-            control::serve(listener.into(), render, watcher, requests, journal()).expect("it serves");
+            control::serve("dre", listener.into(), render, watcher, requests, journal()).expect("it serves");
         let changed = Arc::new(Mutex::new(Some(changed)));
         let (kept, bell) = (Arc::clone(&status), Arc::clone(&changed));
         let elector = thread::spawn(move || {

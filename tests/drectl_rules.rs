@@ -400,8 +400,8 @@ fn election(dir: &Path) -> (watch::Sender<u64>, JoinHandle<()>) {
         alarms: alarms.clone(),
         ..Status::default()
     };
-    let server =
-        control::serve(listener.into(), status, watcher, mpsc::channel(1).0, journal()).expect("it serves");
+    let server = control::serve("dre", listener.into(), status, watcher, mpsc::channel(1).0, journal())
+        .expect("it serves");
     (changed, server)
 }
 

@@ -4,11 +4,12 @@ use std::net::IpAddr;
 use std::process::Command;
 use std::time::Duration;
 
+use dre::config::Vip;
 use dre::logic::time::Moment;
 use dre::shell::bpf::test_run;
 use dre::shell::clock;
 use dre::shell::gate::{Gate, Way};
-use dre::shell::netlink::{Hook, Kernel};
+use dre::shell::netlink::{Hook, Kernel, Mark};
 
 const VIP4: [u8; 4] = [172, 16, 9, 61];
 const OTHER4: [u8; 4] = [172, 16, 9, 100];
@@ -138,6 +139,74 @@ fn a_renewal_is_one_store() {
     assert_eq!(gate.deadline(), Moment::from_nanos(999_999));
 }
 
+/// Two groups on one interface: both gates stand before it, each drops its own VIPs, and who goes takes only his own.
+#[test]
+fn two_groups_gates_stand_side_by_side() {
+    let own_network = || {
+        // SAFETY: this thread alone moves to a new network namespace; what it starts goes with it.
+        assert_eq!(unsafe { libc::unshare(libc::CLONE_NEWNET) }, 0, "root?");
+        let run = |line: &str| {
+            let mut words = line.split(' ');
+            let done = Command::new(words.next().expect("a program")).args(words).output().expect("runs");
+            assert!(done.status.success(), "{line}: {}", String::from_utf8_lossy(&done.stderr));
+            String::from_utf8_lossy(&done.stdout).into_owned()
+        };
+        run("ip link add d0 type veth peer name d1");
+        run("ip link set d0 up");
+        run("ip link set d1 up");
+        run("ip addr add 172.16.9.54/24 dev d0");
+        let index = nix::net::if_::if_nametoindex("d0").expect("is there");
+        let (one, two) = (gate(), gate());
+        let (mut dre, mut mysql) = (
+            Kernel::new(Mark::of("dre")).expect("netlink"),
+            Kernel::new(Mark::of("mysql")).expect("netlink"),
+        );
+        assert_eq!(dre.hook(index, &one.programs()).expect("hooked"), Hook::PutBack);
+        assert_eq!(mysql.hook(index, &two.programs()).expect("hooked"), Hook::PutBack);
+        assert_eq!(dre.hook(index, &one.programs()).expect("hooked"), Hook::There, "taken off by the other");
+        for way in ["ingress", "egress"] {
+            let filters = run(&format!("tc filter show dev d0 {way}"));
+            assert!(filters.contains("dre-gate ") && filters.contains("dre-gate@mysql "), "{filters}");
+        }
+        // The same arbitrator, the same way: a route each.
+        let to: IpAddr = "172.16.9.250".parse().expect("an address");
+        for kernel in [&mut dre, &mut mysql] {
+            kernel.host_route(to, index, true).expect("set");
+            kernel.host_route(to, index, true).expect("again is no error");
+            assert_eq!(kernel.tagged_routes().expect("listed"), [(to, index)]);
+        }
+        let vip = |address: &str, label: Option<&str>| Vip {
+            address: address.parse().expect("an address"),
+            interface: "d0".into(),
+            label: label.map(str::to_owned),
+            broadcast: None,
+        };
+        dre.add_vip(&vip("172.16.9.61/24", None), index, None).expect("set");
+        mysql.add_vip(&vip("172.16.9.62/24", Some("d0:0")), index, None).expect("set");
+        mysql.add_vip(&vip("2001:db8:9::62/64", None), index, None).expect("set");
+        let ours = |kernel: &mut Kernel| -> Vec<String> {
+            let all = kernel.addresses().expect("listed");
+            all.iter().filter(|a| a.ours).map(|a| a.address.to_string()).collect()
+        };
+        assert_eq!(ours(&mut dre), ["172.16.9.61"]);
+        assert_eq!(ours(&mut mysql), ["172.16.9.62", "2001:db8:9::62"]);
+
+        assert!(mysql.unhook(index).expect("off"), "nothing was there");
+        assert_eq!(dre.hook(index, &one.programs()).expect("hooked"), Hook::There, "taken off by the other");
+        mysql.host_route(to, index, false).expect("gone");
+        mysql.host_route(to, index, false).expect("twice is no error");
+        assert!(mysql.tagged_routes().expect("listed").is_empty());
+        assert_eq!(dre.tagged_routes().expect("listed"), [(to, index)]);
+        dre.host_route(to, index, false).expect("gone");
+        assert_eq!(run("ip route show 172.16.9.250"), "");
+        // Without its own, group dre takes away nobody's.
+        mysql.host_route(to, index, true).expect("set");
+        dre.host_route(to, index, false).expect("no error");
+        assert_eq!(mysql.tagged_routes().expect("listed"), [(to, index)]);
+    };
+    std::thread::spawn(own_network).join().expect("no panic");
+}
+
 /// In a network of its own: the programs are put on, and put back whatever takes them off; nothing else counts as the gate.
 #[test]
 fn the_programs_are_put_back_and_a_wrong_place_is_no_gate() {
@@ -152,7 +221,7 @@ fn the_programs_are_put_back_and_a_wrong_place_is_no_gate() {
         run("ip link add d0 type veth peer name d1");
         run("ip link set d0 up");
         let index = nix::net::if_::if_nametoindex("d0").expect("is there");
-        let mut kernel = Kernel::new().expect("netlink");
+        let mut kernel = Kernel::new(Mark::of("dre")).expect("netlink");
         let earlier = gate();
         assert_eq!(kernel.hook(index, &earlier.programs()).expect("hooked"), Hook::PutBack);
         let gate = gate();

@@ -1,5 +1,6 @@
-//! dre-generator: at boot and daemon-reload, turns `[services]` into wants and drop-ins, starts dre-sync where there is a `sync.toml`,
-//! with the addresses and directories that stand in it, and tells NetworkManager which interfaces are not its own.
+//! dre-generator: at boot and daemon-reload, turns each group's `[services]` into wants and drop-ins, starts dre-sync where there is a
+//! `sync.toml`, with the addresses and directories that stand in it, gives dre-elect the right to a port below 1024 where one is
+//! asked for, and tells NetworkManager which interfaces are not its own.
 //!
 //! systemd.generator(7): arguments are three directories; nothing may hang, nothing of the network is up. What an earlier run made
 //! is gone when this one begins, so a file that does not hold *now* must not take the drop-ins of running services away:
@@ -17,9 +18,13 @@ use std::process::ExitCode;
 
 use dre::config::sync::Sync;
 use dre::config::{self, HostFacts, Services, Settings};
+use dre::logic::group::{self, unit};
 
-/// Root's own: what is read from here becomes units.
-const KEPT: &str = "/run/dre-generator/kept";
+/// Root's own: what is read from here becomes units. A file for each group.
+const KEPT: &str = "/run/dre-generator";
+/// Ports below need a right: of all that a user's process may do, dre-elect has this one only where it needs it. (The kernel's
+/// `ip_unprivileged_port_start` would open them to every process of the machine.)
+const FREE_PORTS: u16 = 1024;
 /// Hides the file of this name below /usr/lib/NetworkManager.
 const NETWORK_MANAGER: &str = "/run/NetworkManager/conf.d/50-dre.conf";
 
@@ -28,43 +33,108 @@ fn main() -> ExitCode {
         eprintln!("dre-generator: systemd runs this; see systemd.generator(7)");
         return ExitCode::from(64);
     };
-    let kept = Path::new(KEPT);
-    let before = fs::read_to_string(kept).ok().map(|text| Wanted::from_text(&text));
-    let read = config::load().map(|settings| {
-        let named = interfaces(&settings, &config::host_facts());
-        let unmanaged = named.into_iter().filter(|name| !has_profile(Path::new("/"), name)).collect();
-        Wanted::of(&settings, unmanaged, rules(&settings, before.as_ref()))
-    });
-    let wanted = match read {
-        Ok(wanted) => {
-            if let Err(error) = keep(kept, &wanted) {
-                complain(&format!("cannot keep what the configuration leads to in {KEPT}: {error}"));
-            }
-            wanted
+    let (directory, kept) = (Path::new(&directory), Path::new(KEPT));
+    let mut taken = BTreeSet::new();
+    let mut unmanaged = BTreeSet::new();
+    for group in groups(kept) {
+        let Some(wanted) = wanted(&group, &kept.join(unit("kept", &group))) else { continue };
+        let services = apart(&group, &wanted.services, &mut taken);
+        if let Err(error) = generate(directory, &group, &services, wanted.tipc) {
+            complain(&format!("cannot write units for managed services: {error}"));
         }
-        Err(error) => match before {
-            Some(before) => {
-                complain(&format!("units are made as the last good configuration had it: {}", error.lines()));
-                before
-            }
-            None => {
-                complain(&format!("no units for managed services: {}", error.lines()));
-                return ExitCode::SUCCESS;
-            }
-        },
-    };
-    if let Err(error) = generate(Path::new(&directory), &wanted.services, wanted.tipc) {
-        complain(&format!("cannot write units for managed services: {error}"));
+        if wanted.low_port
+            && let Err(error) = generate_port(directory, &group)
+        {
+            complain(&format!("cannot write a unit's right to its port: {error}"));
+        }
+        if wanted.database.is_some()
+            && let Err(error) = generate_agent(directory, &group)
+        {
+            complain(&format!("cannot write units for the database: {error}"));
+        }
+        if let Some(unit) = wanted.database.filter(|unit| !services.both.contains(unit))
+            && let Err(error) = generate_database(directory, &unit)
+        {
+            complain(&format!("cannot write a drop-in for {unit}: {error}"));
+        }
+        if let Some(rules) = &wanted.rules
+            && let Err(error) = generate_rules(directory, rules)
+        {
+            complain(&format!("cannot write units for the rules files: {error}"));
+        }
+        unmanaged.extend(wanted.unmanaged);
     }
-    if let Some(rules) = &wanted.rules
-        && let Err(error) = generate_rules(Path::new(&directory), rules)
-    {
-        complain(&format!("cannot write units for the rules files: {error}"));
-    }
-    if let Err(error) = hands_off(Path::new(NETWORK_MANAGER), &wanted.unmanaged) {
+    let unmanaged: Vec<String> = unmanaged.into_iter().collect();
+    if let Err(error) = hands_off(Path::new(NETWORK_MANAGER), &unmanaged) {
         complain(&format!("cannot write {NETWORK_MANAGER}: {error}"));
     }
     ExitCode::SUCCESS
+}
+
+/// The groups that are configured now or were at an earlier run: services of one whose file is gone may run still. `dre` always.
+fn groups(kept: &Path) -> BTreeSet<String> {
+    let entries = fs::read_dir(kept).into_iter().flatten().flatten();
+    let earlier =
+        entries.filter_map(|entry| Some(entry.file_name().to_str()?.strip_prefix("kept@")?.to_owned()));
+    let earlier = earlier.filter(|name| group::fault(name).is_none());
+    config::groups().into_iter().chain(earlier).chain([group::PLAIN.to_owned()]).collect()
+}
+
+/// What a group's configuration leads to, or the last good one.
+fn wanted(group: &str, kept: &Path) -> Option<Wanted> {
+    let before = fs::read_to_string(kept).ok().map(|text| Wanted::from_text(&text));
+    let read = config::load_of(group, None).map(|settings| {
+        let named = interfaces(&settings, &config::host_facts());
+        let unmanaged = named.into_iter().filter(|name| !has_profile(Path::new("/"), name)).collect();
+        // The pair of the rules files is that of group dre.
+        let rules = if group == group::PLAIN { rules(&settings, before.as_ref()) } else { None };
+        Wanted::of(&settings, unmanaged, rules)
+    });
+    match read {
+        Ok(wanted) => {
+            if let Err(error) = keep(kept, &wanted) {
+                complain(&format!(
+                    "cannot keep what the configuration leads to in {}: {error}",
+                    kept.display()
+                ));
+            }
+            Some(wanted)
+        }
+        Err(error) => {
+            let what = match before {
+                Some(_) => "units are made as the last good configuration had it",
+                None => "no units for managed services",
+            };
+            // A machine may have other groups only.
+            if before.is_some() || group != group::PLAIN || config::file_of(group).exists() {
+                complain(&format!("group {group}: {what}: {}", error.lines()));
+            }
+            before
+        }
+    }
+}
+
+/// A service that another group manages already stays with that one: two roles cannot both decide of it.
+fn apart(group: &str, services: &Services, taken: &mut BTreeSet<String>) -> Services {
+    let own = |all: &[String]| -> Vec<String> {
+        let free = |name: &&String| {
+            let free = !taken.contains(*name);
+            if !free {
+                complain(&format!(
+                    "group {group}: {name} is managed by another group already, and left to it"
+                ));
+            }
+            free
+        };
+        all.iter().filter(free).cloned().collect()
+    };
+    let kept = Services {
+        active: own(&services.active),
+        standby: own(&services.standby),
+        both: own(&services.both),
+    };
+    taken.extend(kept.active.iter().chain(&kept.standby).cloned());
+    kept
 }
 
 /// To the kernel's log: journald may not be there yet.
@@ -82,6 +152,10 @@ fn complain(text: &str) {
 struct Wanted {
     services: Services,
     tipc: bool,
+    /// The heartbeats' port is one that needs a right.
+    low_port: bool,
+    /// The server of `[database]`.
+    database: Option<String>,
     unmanaged: Vec<String>,
     rules: Option<Rules>,
 }
@@ -132,7 +206,14 @@ fn rules(settings: &Settings, before: Option<&Wanted>) -> Option<Rules> {
 
 impl Wanted {
     fn of(settings: &Settings, unmanaged: Vec<String>, rules: Option<Rules>) -> Self {
-        Self { services: settings.services.clone(), tipc: settings.tipc.is_some(), unmanaged, rules }
+        Self {
+            services: settings.services.clone(),
+            tipc: settings.tipc.is_some(),
+            low_port: settings.tipc.is_none() && settings.heartbeat.port < FREE_PORTS,
+            database: settings.database.as_ref().map(|database| database.unit.clone()),
+            unmanaged,
+            rules,
+        }
     }
 
     /// A line for each thing, its kind and a blank before it.
@@ -146,6 +227,12 @@ impl Wanted {
         text += &lines("unmanaged", &self.unmanaged);
         if self.tipc {
             text += "tipc yes\n";
+        }
+        if self.low_port {
+            text += "low-port yes\n";
+        }
+        if let Some(unit) = &self.database {
+            text += &format!("database {unit}\n");
         }
         if let Some(rules) = &self.rules {
             text += "rules yes\n";
@@ -164,6 +251,8 @@ impl Wanted {
                 "both" => wanted.services.both.push(name.into()),
                 "unmanaged" => wanted.unmanaged.push(name.into()),
                 "tipc" => wanted.tipc = true,
+                "low-port" => wanted.low_port = true,
+                "database" => wanted.database = Some(name.into()),
                 "rules" => wanted.rules = Some(Rules::default()),
                 "listens" => wanted.rules.get_or_insert_default().listens.push(name.into()),
                 "writes" => wanted.rules.get_or_insert_default().writes.push(name.into()),
@@ -247,45 +336,87 @@ fn quoted(path: &str) -> String {
     format!("\"-{}\"", path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
 }
 
-fn generate(directory: &Path, services: &Services, tipc: bool) -> io::Result<()> {
+/// The agent comes with the group.
+fn generate_agent(directory: &Path, group: &str) -> io::Result<()> {
+    let dir = directory.join(format!("{}.service.wants", unit("dre", group)));
+    fs::create_dir_all(&dir)?;
+    let template = "/usr/lib/systemd/system/dre-mysql@.service";
+    match symlink(template, dir.join(format!("dre-mysql@{group}.service"))) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// dre-elect of the group may listen on its port.
+fn generate_port(directory: &Path, group: &str) -> io::Result<()> {
+    let text = "# made by dre-generator from [heartbeat] port; do not edit\n[Service]\n\
+                # A port below 1024.\nAmbientCapabilities=CAP_NET_BIND_SERVICE\nCapabilityBoundingSet=CAP_NET_BIND_SERVICE\n";
+    drop_in(directory, &format!("{}.service", unit("dre", group)), FOR_OURS, text)
+}
+
+/// The database's server runs on both nodes, whoever starts it there.
+fn generate_database(directory: &Path, unit: &str) -> io::Result<()> {
+    let text = "# made by dre-generator from [database] unit; do not edit\n[Unit]\n\
+                # A switchover by `systemctl isolate`, of this group or another, must not stop it.\nIgnoreOnIsolate=yes\n";
+    drop_in(directory, unit, FOR_SERVICES, text)
+}
+
+fn generate(directory: &Path, group: &str, services: &Services, tipc: bool) -> io::Result<()> {
     let drop_in = |unit: &str, text: &str| drop_in(directory, unit, FOR_SERVICES, text);
     let wanted_by = |target: &str, unit: &str| wanted_by(directory, target, unit);
     if tipc {
         wanted_by("dre.service", "dre-tipc.service")?;
     }
-    for unit in &services.active {
-        drop_in(unit, ACTIVE)?;
-        wanted_by("dre-active.target", unit)?;
+    let (active, standby) = (unit("dre-active", group), unit("dre-standby", group));
+    for name in &services.active {
+        drop_in(name, &active_text(group))?;
+        wanted_by(&format!("{active}.target"), name)?;
     }
-    for unit in &services.standby {
-        drop_in(unit, STANDBY)?;
-        wanted_by("dre-standby.target", unit)?;
+    for name in &services.standby {
+        drop_in(name, &standby_text(group))?;
+        wanted_by(&format!("{standby}.target"), name)?;
     }
-    for unit in &services.both {
-        drop_in(unit, BOTH)?;
-        wanted_by("multi-user.target", unit)?;
+    for name in &services.both {
+        drop_in(name, BOTH)?;
+        wanted_by("multi-user.target", name)?;
     }
     Ok(())
 }
 
-const ACTIVE: &str = "# made by dre-generator from [services] active; do not edit
+fn active_text(group: &str) -> String {
+    let (lease, active, standby) =
+        (unit("dre-lease", group), unit("dre-active", group), unit("dre-standby", group));
+    let term = unit("term", group);
+    format!(
+        "# made by dre-generator from [services] active; do not edit
 [Unit]
 # Runs only while this node holds the lease.
-BindsTo=dre-lease.service
-After=dre-lease.service
-PartOf=dre-active.target
+BindsTo={lease}.service
+After={lease}.service
+PartOf={active}.target
 # The standby role is reached when this has stopped, not before.
-Before=dre-standby.target
+Before={standby}.target
+# Goes with its own group's role, not by the isolation of another one's target.
+IgnoreOnIsolate=yes
 [Service]
 # DRE_TERM: the number of this period of the role.
-EnvironmentFile=-/run/dre-lease/term.env
-";
+EnvironmentFile=-/run/dre-lease/{term}.env
+"
+    )
+}
 
-const STANDBY: &str = "# made by dre-generator from [services] standby; do not edit
+fn standby_text(group: &str) -> String {
+    let (active, standby) = (unit("dre-active", group), unit("dre-standby", group));
+    format!(
+        "# made by dre-generator from [services] standby; do not edit
 [Unit]
-PartOf=dre-standby.target
-Before=dre-active.target
-";
+PartOf={standby}.target
+Before={active}.target
+# Goes with its own group's role, not by the isolation of another one's target.
+IgnoreOnIsolate=yes
+"
+    )
+}
 
 const BOTH: &str = "# made by dre-generator from [services] both; do not edit
 [Unit]
@@ -343,7 +474,7 @@ fn hands_off(path: &Path, unmanaged: &[String]) -> io::Result<()> {
 fn unmanaged_text(unmanaged: &[String]) -> String {
     let all: Vec<String> = unmanaged.iter().map(|name| format!("interface-name:{name}")).collect();
     format!(
-        "# made by dre-generator from /etc/dre/dre.toml; do not edit\n\
+        "# made by dre-generator from the files of /etc/dre; do not edit\n\
          # These carry VIPs or heartbeats, and no connection of NetworkManager's names them.\n\
          [keyfile]\nunmanaged-devices+={}\n",
         all.join(";")
@@ -372,9 +503,9 @@ mod tests {
     fn services_become_wants_and_drop_ins() {
         let dir = directory("units");
         let services = services();
-        generate(&dir, &services, false).expect("generated");
+        generate(&dir, "dre", &services, false).expect("generated");
         assert!(!dir.join("dre.service.wants").exists(), "TIPC is not loaded unless it is configured");
-        generate(&dir, &services, true).expect("again is no error");
+        generate(&dir, "dre", &services, true).expect("again is no error");
         assert!(dir.join("dre.service.wants/dre-tipc.service").is_symlink());
         let drop_in = fs::read_to_string(dir.join("diameter.service.d/50-dre.conf")).expect("a drop-in");
         for line in [
@@ -382,6 +513,7 @@ mod tests {
             "After=dre-lease.service",
             "PartOf=dre-active.target",
             "Before=dre-standby.target",
+            "IgnoreOnIsolate=yes",
             "EnvironmentFile=-/run/dre-lease/term.env",
         ] {
             assert!(drop_in.lines().any(|l| l == line), "{line}");
@@ -390,6 +522,46 @@ mod tests {
         assert!(dir.join("dre-standby.target.wants/report.service").is_symlink());
         assert!(dir.join("multi-user.target.wants/memcached.service").is_symlink());
         fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn another_groups_services_follow_its_own_units() {
+        let dir = directory("group");
+        generate(&dir, "mysql", &services(), false).expect("generated");
+        generate_port(&dir, "mysql").expect("generated");
+        generate_database(&dir, "mariadb.service").expect("generated");
+        let read = |path: &str| fs::read_to_string(dir.join(path)).expect(path);
+        assert!(read("mariadb.service.d/50-dre.conf").contains("\nIgnoreOnIsolate=yes\n"));
+        let active = read("diameter.service.d/50-dre.conf");
+        for line in [
+            "BindsTo=dre-lease@mysql.service",
+            "After=dre-lease@mysql.service",
+            "PartOf=dre-active@mysql.target",
+            "Before=dre-standby@mysql.target",
+            "EnvironmentFile=-/run/dre-lease/term@mysql.env",
+        ] {
+            assert!(active.lines().any(|l| l == line), "{line}");
+        }
+        let standby = read("report.service.d/50-dre.conf");
+        assert!(
+            standby.contains("PartOf=dre-standby@mysql.target\nBefore=dre-active@mysql.target\n"),
+            "{standby}"
+        );
+        assert!(dir.join("dre-active@mysql.target.wants/diameter.service").is_symlink());
+        assert!(dir.join("dre-standby@mysql.target.wants/report.service").is_symlink());
+        assert!(
+            read("dre@mysql.service.d/60-dre.conf").contains("\nAmbientCapabilities=CAP_NET_BIND_SERVICE\n")
+        );
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_service_stays_with_the_group_that_has_it() {
+        let mut taken = BTreeSet::new();
+        assert_eq!(apart("dre", &services(), &mut taken), services());
+        let left = apart("mysql", &services(), &mut taken);
+        // Ready on both nodes is no role's.
+        assert_eq!(left, Services { both: services().both, ..Services::default() });
     }
 
     #[test]
@@ -465,6 +637,8 @@ mod tests {
         let wanted = Wanted {
             services: services(),
             tipc: true,
+            low_port: true,
+            database: Some("mariadb.service".into()),
             unmanaged: vec!["eth1".into(), "eth3".into()],
             rules: Some(rules),
         };

@@ -10,15 +10,22 @@ use ipnet::IpNet;
 
 use super::error::{Error, Finding, Place};
 use super::raw::{self, At, Raw};
-use super::{Arbitrator, Election, Heartbeat, Link, Services, Settings, Vip, tipc};
+use super::{Arbitrator, Database, Election, Heartbeat, Link, Services, Settings, Vip, tipc};
+use crate::logic::group::{self as names_of, PLAIN};
 use crate::logic::liveness::LINKS_MAX;
 use crate::logic::wire::{GROUP_MAX, NAME_MAX};
 
 /// Heartbeats faster than this cost more than they tell; keepalived's finest is 10 ms.
 const INTERVAL_MS: std::ops::RangeInclusive<u64> = 5..=10_000;
 const MISSED: std::ops::RangeInclusive<u64> = 2..=100;
+/// A day is enough to know that a node stays.
+const FAILBACK_HOLD: std::ops::RangeInclusive<u64> = 1..=86_400;
 /// A pair that needs longer than a minute to notice is no pair.
 const DEAD_AFTER_MAX_MS: u64 = 60_000;
+/// A node that is back listens for three seconds, or for D, before it is ACTIVE alone.
+const STARTUP_HOLD_MS: u64 = 3000;
+/// Without a word, failback waits as long as a pair needs that has no data to catch up with.
+pub const FAILBACK_HOLD_S: u64 = 10;
 /// IFNAMSIZ − 1 of linux/if.h.
 const INTERFACE_MAX: usize = 15;
 
@@ -77,6 +84,8 @@ pub fn settings(
             format!("the heartbeat carries at most {GROUP_MAX}"),
             "rename the file",
         );
+    } else if let Some(why) = names_of::fault(group) {
+        bad.add(&file, format!("no group can be called {group:?}"), why, "rename the file");
     }
     match names.len() {
         2 => {}
@@ -185,7 +194,6 @@ pub fn settings(
     let interval_ms = number(&raw.interval_ms, 100);
     let missed = number(&raw.missed_max, 5);
     let port = number(&raw.port, 1694);
-    let hold_ms = number(&raw.startup_hold_ms, 3000);
     if !INTERVAL_MS.contains(&interval_ms) {
         bad.add(
             &place(&raw.interval_ms),
@@ -216,6 +224,10 @@ pub fn settings(
         port: u16::try_from(port).unwrap_or(1694),
     };
     let dead_after = heartbeat.dead_after();
+    let hold_ms = number(
+        &raw.startup_hold_ms,
+        STARTUP_HOLD_MS.max(u64::try_from(dead_after.as_millis()).unwrap_or(u64::MAX)),
+    );
     let ms = |d: Duration| d.as_secs_f64() * 1e3;
     if INTERVAL_MS.contains(&interval_ms) && MISSED.contains(&missed) {
         if dead_after > Duration::from_millis(DEAD_AFTER_MAX_MS) {
@@ -255,6 +267,14 @@ pub fn settings(
     let tipc = match raw.transport.as_ref().map(|t| (t.value.as_str(), &t.place)) {
         None | Some(("udp", _)) => None,
         Some(("tipc", place)) => {
+            if group != PLAIN {
+                bad.add(
+                    place,
+                    format!("transport = \"tipc\" in group {group}"),
+                    "a machine has one TIPC: one network id, one address, one set of bearers; they are group dre's",
+                    "write transport = \"udp\", and links = { … } under each [nodes.NAME]",
+                );
+            }
             // Addresses of links may stand beside it: they carry no heartbeats then, but the rules files.
             links.clear();
             tipc::check(&raw, place, node, peer.as_deref(), &mut bad, &mut warnings)
@@ -437,54 +457,23 @@ pub fn settings(
 
     // ---- services ------------------------------------------------------------------------------------
     let mut listed: BTreeMap<String, &str> = BTreeMap::new();
-    let mut services = |list: &Option<Vec<At<String>>>,
-                        name: &'static str,
-                        bad: &mut Findings|
-     -> Vec<String> {
-        let mut out = vec![];
-        for unit in list.iter().flatten() {
-            let ok = unit.value.ends_with(".service")
-                // A template without an instance is no unit.
-                && !unit.value.ends_with("@.service")
-                && unit.value.len() > 8
-                && unit.value.len() < 256
-                && unit.value.chars().all(|c| c.is_ascii_alphanumeric() || ":_.-@\\".contains(c));
-            if !ok {
-                bad.add(
-                    &unit.place,
-                    format!("{:?} is no service's name", unit.value),
-                    "dre manages systemd services",
-                    "write the unit's full name, like \"diameter.service\"",
-                );
+    let mut services =
+        |list: &Option<Vec<At<String>>>, name: &'static str, bad: &mut Findings| -> Vec<String> {
+            let mut out = vec![];
+            for unit in list.iter().flatten() {
+                service_name(bad, unit, "diameter.service");
+                if let Some(other) = listed.insert(unit.value.clone(), name) {
+                    bad.add(
+                        &unit.place,
+                        format!("{} stands in services.{name} and in services.{other}", unit.value),
+                        "a service has one place",
+                        "keep one of the two",
+                    );
+                }
+                out.push(unit.value.clone());
             }
-            if OWN_UNITS.contains(&unit.value.as_str()) {
-                bad.add(
-                    &unit.place,
-                    format!("{} is dre's own", unit.value),
-                    "it would wait for itself",
-                    "remove it",
-                );
-            }
-            if unit.value.starts_with("dre-") || unit.value.starts_with("dre@") {
-                bad.add(
-                    &unit.place,
-                    format!("{} begins with \"dre-\"", unit.value),
-                    "units of that name get dre's own sandbox (dre-.service.d), in which a service cannot write",
-                    "give the unit another name, or an alias",
-                );
-            }
-            if let Some(other) = listed.insert(unit.value.clone(), name) {
-                bad.add(
-                    &unit.place,
-                    format!("{} stands in services.{name} and in services.{other}", unit.value),
-                    "a service has one place",
-                    "keep one of the two",
-                );
-            }
-            out.push(unit.value.clone());
-        }
-        out
-    };
+            out
+        };
     let services = Services {
         active: services(&raw.active, "active", &mut bad),
         standby: services(&raw.standby, "standby", &mut bad),
@@ -510,9 +499,33 @@ pub fn settings(
             "name the preferred node, or write failback = false",
         );
     }
+    let failback_hold_s = number(&raw.failback_hold_s, FAILBACK_HOLD_S);
+    if let Some(hold) = &raw.failback_hold_s {
+        if !FAILBACK_HOLD.contains(&hold.value) {
+            bad.add(
+                &hold.place,
+                format!("failback_hold_s = {}", hold.value),
+                "a node that has just come back is not known to stay, and a day is enough to know it",
+                "write a number from 1 to 86400; 10 suits most pairs, 60 a database's",
+            );
+        }
+        if raw.failback.as_ref().is_none_or(|failback| !failback.value) {
+            warnings.push(format!("failback_hold_s = {} does nothing without failback = true", hold.value));
+        }
+    }
+
+    // ---- database ------------------------------------------------------------------------------------
+    let reached = !addresses.is_empty() || peer.is_none();
+    let database = raw.database.as_ref().map(|raw| Database::check(raw, &services, reached, &mut bad));
 
     bad.verdict(sources)?;
-    let (digest, sections) = super::digest::of(&raw, group, (interval_ms, missed, port, hold_ms));
+    let (digest, sections) = super::digest::of(
+        &raw,
+        group,
+        (interval_ms, missed, port, hold_ms),
+        failback_hold_s,
+        database.as_ref(),
+    );
     Ok(Settings {
         group: group.into(),
         node: node.into(),
@@ -528,12 +541,44 @@ pub fn settings(
         election: Election {
             preferred: raw.preferred.map(|p| p.value),
             failback: raw.failback.is_some_and(|f| f.value),
+            failback_hold: Duration::from_secs(failback_hold_s),
             startup_hold: Duration::from_millis(hold_ms),
         },
+        database,
         digest,
         sections,
         warnings,
     })
+}
+
+/// A service that is managed must be one, and none of dre's own. `like`: how one is written.
+pub fn service_name(bad: &mut Findings, unit: &At<String>, like: &str) {
+    let name = unit.value.as_str();
+    let ok = name.ends_with(".service")
+        // A template without an instance is no unit.
+        && !name.ends_with("@.service")
+        && name.len() > 8
+        && name.len() < 256
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || ":_.-@\\".contains(c));
+    if !ok {
+        bad.add(
+            &unit.place,
+            format!("{name:?} is no service's name"),
+            "dre manages systemd services",
+            format!("write the unit's full name, like {like:?}"),
+        );
+    }
+    if OWN_UNITS.contains(&name) {
+        bad.add(&unit.place, format!("{name} is dre's own"), "it would wait for itself", "remove it");
+    }
+    if name.starts_with("dre-") || name.starts_with("dre@") {
+        bad.add(
+            &unit.place,
+            format!("{name} begins with \"dre-\""),
+            "units of that name get dre's own sandbox (dre-.service.d), in which a service cannot write",
+            "give the unit another name, or an alias",
+        );
+    }
 }
 
 fn parse_vip(text: &str) -> Option<IpNet> {

@@ -2,6 +2,8 @@
 
 use sha2::{Digest, Sha256};
 
+use super::Database;
+use super::check::FAILBACK_HOLD_S;
 use super::raw::{At, Raw, Tipc};
 
 fn tipc(tipc: &At<Tipc>) -> String {
@@ -11,7 +13,13 @@ fn tipc(tipc: &At<Tipc>) -> String {
 }
 
 /// (whole, per section of [`super::SECTIONS`]). Comments, order of keys and of VIPs do not matter; every value does.
-pub fn of(raw: &Raw, group: &str, timing: (u64, u64, u64, u64)) -> ([u8; 32], [u32; 8]) {
+pub fn of(
+    raw: &Raw,
+    group: &str,
+    timing: (u64, u64, u64, u64),
+    failback_hold_s: u64,
+    database: Option<&Database>,
+) -> ([u8; 32], [u32; 8]) {
     let mut nodes: Vec<String> = vec![];
     for (name, node) in &raw.nodes {
         let links: Vec<_> = node.links.iter().map(|(link, at)| format!("{link}={}", at.value)).collect();
@@ -44,11 +52,19 @@ pub fn of(raw: &Raw, group: &str, timing: (u64, u64, u64, u64)) -> ([u8; 32], [u
         raw.tipc.as_ref().map(tipc).unwrap_or_default(),
         format!("{}@{:?}", arbitrators.join(","), raw.arbitrator_interface.as_ref().map(|i| &i.value)),
         vips.join(";"),
-        format!("{}|{}|{}", names(&raw.active), names(&raw.standby), names(&raw.both)),
+        // What is not there, or is as it is without a word, adds nothing: a node of a release that does not know it agrees.
         format!(
-            "{:?}:{}:{hold}",
+            "{}|{}|{}{}",
+            names(&raw.active),
+            names(&raw.standby),
+            names(&raw.both),
+            database.map(|database| format!("|{}", database.canonical())).unwrap_or_default()
+        ),
+        format!(
+            "{:?}:{}:{hold}{}",
             raw.preferred.as_ref().map(|p| &p.value),
-            raw.failback.as_ref().is_some_and(|f| f.value)
+            raw.failback.as_ref().is_some_and(|f| f.value),
+            if failback_hold_s == FAILBACK_HOLD_S { String::new() } else { format!(":{failback_hold_s}") }
         ),
         group.to_owned(),
     ];

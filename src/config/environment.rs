@@ -1,19 +1,25 @@
 //! The settings that come by environment: what systemd's `EnvironmentFile=` gives the daemons, the generator (which
 //! systemd starts without one) and a person's `drectl` read from the same files.
+//!
+//! A group but `dre` has files of its own behind them, which win: one pair of a machine may be standalone, or talkative, alone.
 
-use std::path::Path;
+use std::path::PathBuf;
 
+use crate::logic::group;
 use crate::notice::Priority;
 
 /// As in the units; a later file wins.
 const FILES: [&str; 2] = ["/etc/sysconfig/dre", "/etc/default/dre"];
 
-/// The value of `name`: of this process, else of the files. An empty one counts as none.
-pub fn get(name: &str) -> Option<String> {
-    std::env::var(name)
-        .ok()
-        .or_else(|| in_files(&FILES.map(Path::new), name))
-        .filter(|value| !value.is_empty())
+/// The value of `name` for a group: of this process, else of the files. An empty one counts as none.
+pub fn get(group: &str, name: &str) -> Option<String> {
+    std::env::var(name).ok().or_else(|| in_files(&files(group), name)).filter(|value| !value.is_empty())
+}
+
+fn files(group: &str) -> Vec<PathBuf> {
+    let own = FILES.map(|file| group::unit(file, group));
+    let common = FILES.into_iter().map(str::to_owned).filter(|file| !own.contains(file));
+    common.chain(own.clone()).map(PathBuf::from).collect()
 }
 
 /// Yes or no, as systemd takes it; `None`: neither.
@@ -43,7 +49,7 @@ pub fn strange(get: impl Fn(&str) -> Option<String>) -> Vec<String> {
     all
 }
 
-fn in_files(files: &[&Path], name: &str) -> Option<String> {
+fn in_files(files: &[PathBuf], name: &str) -> Option<String> {
     files.iter().rev().find_map(|file| value(&std::fs::read_to_string(file).ok()?, name))
 }
 
@@ -85,6 +91,15 @@ mod tests {
         );
         let said = with("verbose", "maybe");
         assert!(said[0].contains("\"verbose\"") && said[1].contains("\"maybe\""), "{said:?}");
+    }
+
+    #[test]
+    fn a_group_has_files_of_its_own_that_win() {
+        let named = |group| files(group).iter().map(|file| file.display().to_string()).collect::<Vec<_>>();
+        assert_eq!(named("dre"), FILES);
+        let mysql = named("mysql");
+        assert_eq!(mysql[..2], FILES);
+        assert_eq!(mysql[2..], ["/etc/sysconfig/dre@mysql", "/etc/default/dre@mysql"]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! `dre.toml` → settings that hold together; `sync.toml` (in [`sync`]) → the sets of rules files.
+//! `dre.toml`, or another group's → settings that hold together; `sync.toml` (in [`sync`]) → the sets of rules files.
 //!
 //! Raw structs are the TOML; [`Settings`] is what the daemons run with: typed, valid by construction,
 //! made in one function that `drectl config check` and the daemons share.
@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::logic::group as names;
 use crate::notice::Priority;
 
+mod among;
 mod check;
+mod database;
 mod digest;
 mod environment;
 mod error;
@@ -21,6 +24,8 @@ mod raw;
 pub mod sync;
 mod tipc;
 
+pub use among::clashes;
+pub use database::{Database, Durability, RelayLost};
 pub use error::{Error, Finding};
 pub use host::{HostFacts, HostFindings, gather as host_facts};
 pub use key::{Key, encode as encode_key, path as key_path, read as read_key};
@@ -33,7 +38,7 @@ pub const SECTIONS: [&str; 8] = [
     "[heartbeat.tipc]",
     "[arbitrator]",
     "[[vip]]",
-    "[services]",
+    "[services], [database]",
     "[election]",
     "the group",
 ];
@@ -65,6 +70,8 @@ pub struct Settings {
     pub vips: Vec<Vip>,
     pub services: Services,
     pub election: Election,
+    /// The server whose writes follow the role.
+    pub database: Option<Database>,
     /// SHA-256 of what must be the same on both nodes, in canonical form.
     pub digest: [u8; 32],
     /// The same for each of [`SECTIONS`], shortened.
@@ -110,11 +117,13 @@ impl Settings {
             first: self.is_first(),
             preferred: self.election.preferred.as_deref() == Some(self.node.as_str()),
             failback: self.election.failback,
+            failback_hold: self.election.failback_hold,
             startup_hold: self.election.startup_hold,
             vips: self.vips.iter().map(|v| v.address.addr().to_string()).collect(),
             services: self.services.active.clone(),
             standby: self.services.standby.clone(),
             both: self.services.both.clone(),
+            database: self.database.is_some(),
             digest: self.digest,
             sections: self.sections,
             section_names: SECTIONS,
@@ -135,22 +144,53 @@ pub fn locate(group: &str, env: impl Fn(&str) -> Option<String>) -> PathBuf {
 
 /// The group this process serves: `DRE_GROUP`, set by the template units, else `dre`.
 pub fn group() -> String {
-    environment::get("DRE_GROUP").unwrap_or_else(|| "dre".into())
+    std::env::var("DRE_GROUP").ok().filter(|name| !name.is_empty()).unwrap_or_else(|| names::PLAIN.into())
+}
+
+/// The groups that are configured on this machine: a `NAME.toml` each, `dre` first. `sync.toml` is none.
+pub fn groups() -> Vec<String> {
+    let mut found = vec![];
+    if file_of(names::PLAIN).exists() {
+        found.push(names::PLAIN.to_owned());
+    }
+    // Where the others are: `avamgr.cfg` has none beside it.
+    let directory = file_of("other").parent().map(Path::to_path_buf).unwrap_or_default();
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let mut others: Vec<String> = entries
+        .filter(|entry| entry.path().is_file())
+        .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
+        .filter(|name| name != names::PLAIN && names::fault(name).is_none())
+        .collect();
+    others.sort();
+    found.extend(others);
+    found
+}
+
+/// A group's file, as the environment has it.
+pub fn file_of(group: &str) -> PathBuf {
+    locate(group, |name| environment::get(group, name))
+}
+
+/// Where a group's sockets are: what systemd made for this process, else where it would be.
+pub fn runtime_directory(group: &str) -> PathBuf {
+    std::env::var_os("RUNTIME_DIRECTORY")
+        .map_or_else(|| Path::new("/run").join(names::directory(group)), PathBuf::from)
 }
 
 /// `DRE_STANDALONE` says yes. What it says in words nobody knows is among the warnings.
-pub fn standalone() -> bool {
-    environment::get("DRE_STANDALONE").as_deref().and_then(environment::truth).unwrap_or(false)
+pub fn standalone(group: &str) -> bool {
+    environment::get(group, "DRE_STANDALONE").as_deref().and_then(environment::truth).unwrap_or(false)
 }
 
 /// `DRE_LOG_LEVEL`; "info" without one, or with one nobody knows (that is among the warnings).
 pub fn log_level() -> Priority {
-    environment::get("DRE_LOG_LEVEL").as_deref().and_then(Priority::from_word).unwrap_or(Priority::Info)
+    let word = environment::get(&group(), "DRE_LOG_LEVEL");
+    word.as_deref().and_then(Priority::from_word).unwrap_or(Priority::Info)
 }
 
 /// A setting that comes by environment: this process's, else of `/etc/default/dre` or `/etc/sysconfig/dre`.
 pub fn environment(name: &str) -> Option<String> {
-    environment::get(name)
+    environment::get(&group(), name)
 }
 
 /// This host's name, without a domain.
@@ -161,7 +201,7 @@ pub fn host_name() -> String {
 
 /// What the daemons run with: the located file, its drop-ins, this host's name, the environment.
 pub fn load() -> Result<Settings, Error> {
-    load_file(None)
+    load_of(&group(), None)
 }
 
 /// The same, and what this machine says to it. Both daemons decide by it, at the start and at a reload: what one refuses the other
@@ -173,12 +213,12 @@ pub fn load_here() -> Result<(Settings, HostFindings), Error> {
     Ok((settings, host))
 }
 
-/// The same as [`load`] for a file named by hand.
-pub fn load_file(file: Option<&Path>) -> Result<Settings, Error> {
-    let file = file.map_or_else(|| locate(&group(), environment::get), Path::to_path_buf);
+/// The same as [`load`] for a group, and for a file named by hand.
+pub fn load_of(group: &str, file: Option<&Path>) -> Result<Settings, Error> {
+    let file = file.map_or_else(|| file_of(group), Path::to_path_buf);
     let sources = read_sources(&file, Error::unreadable)?;
-    let mut settings = parse(&sources, &group(), &host_name(), standalone())?;
-    settings.warnings.extend(environment::strange(environment::get));
+    let mut settings = parse(&sources, group, &host_name(), standalone(group))?;
+    settings.warnings.extend(environment::strange(|name| environment::get(group, name)));
     Ok(settings)
 }
 
@@ -280,6 +320,8 @@ pub struct Election {
     pub preferred: Option<String>,
     /// Give the role back to the preferred node by itself.
     pub failback: bool,
+    /// How long the preferred node must be fit and in touch before that.
+    pub failback_hold: Duration,
     /// Listen this long before being ACTIVE alone.
     pub startup_hold: Duration,
 }

@@ -25,6 +25,7 @@ struct File {
     vip: Vec<VipToml>,
     services: ServicesToml,
     election: ElectionToml,
+    database: Option<Spanned<DatabaseToml>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -84,6 +85,21 @@ struct ElectionToml {
     preferred: Option<Spanned<String>>,
     failback: Option<Spanned<bool>>,
     startup_hold_ms: Option<Spanned<u64>>,
+    failback_hold_s: Option<Spanned<u64>>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct DatabaseToml {
+    unit: Option<Spanned<String>>,
+    socket: Option<Spanned<String>>,
+    port: Option<Spanned<u64>>,
+    agent_port: Option<Spanned<u64>>,
+    durability: Option<Spanned<String>>,
+    max_lag_s: Option<Spanned<u64>>,
+    relay_wait_s: Option<Spanned<u64>>,
+    on_relay_lost: Option<Spanned<String>>,
+    keep_users: Option<Vec<Spanned<String>>>,
 }
 
 /// `[heartbeat.tipc]`.
@@ -111,6 +127,23 @@ pub struct Raw {
     pub preferred: Option<At<String>>,
     pub failback: Option<At<bool>>,
     pub startup_hold_ms: Option<At<u64>>,
+    pub failback_hold_s: Option<At<u64>>,
+    pub database: Option<Database>,
+}
+
+/// `[database]`, and where it begins.
+#[derive(Debug, Clone)]
+pub struct Database {
+    pub place: Place,
+    pub unit: Option<At<String>>,
+    pub socket: Option<At<String>>,
+    pub port: Option<At<u64>>,
+    pub agent_port: Option<At<u64>>,
+    pub durability: Option<At<String>>,
+    pub max_lag_s: Option<At<u64>>,
+    pub relay_wait_s: Option<At<u64>>,
+    pub on_relay_lost: Option<At<String>>,
+    pub keep_users: Option<Vec<At<String>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -205,6 +238,22 @@ pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
         preferred: word(file.election.preferred),
         failback: file.election.failback.map(|s| at(path, s)),
         startup_hold_ms: place(file.election.startup_hold_ms),
+        failback_hold_s: place(file.election.failback_hold_s),
+        database: file.database.map(|table| {
+            let At { value: d, place: table } = at(path, table);
+            Database {
+                place: table,
+                unit: word(d.unit),
+                socket: word(d.socket),
+                port: place(d.port),
+                agent_port: place(d.agent_port),
+                durability: word(d.durability),
+                max_lag_s: place(d.max_lag_s),
+                relay_wait_s: place(d.relay_wait_s),
+                on_relay_lost: word(d.on_relay_lost),
+                keep_users: list(d.keep_users),
+            }
+        }),
     })
 }
 
@@ -231,6 +280,21 @@ impl Raw {
         over(&mut self.preferred, other.preferred);
         over(&mut self.failback, other.failback);
         over(&mut self.startup_hold_ms, other.startup_hold_ms);
+        over(&mut self.failback_hold_s, other.failback_hold_s);
+        match (&mut self.database, other.database) {
+            (Some(mine), Some(theirs)) => {
+                over(&mut mine.unit, theirs.unit);
+                over(&mut mine.socket, theirs.socket);
+                over(&mut mine.port, theirs.port);
+                over(&mut mine.agent_port, theirs.agent_port);
+                over(&mut mine.durability, theirs.durability);
+                over(&mut mine.max_lag_s, theirs.max_lag_s);
+                over(&mut mine.relay_wait_s, theirs.relay_wait_s);
+                over(&mut mine.on_relay_lost, theirs.on_relay_lost);
+                over(&mut mine.keep_users, theirs.keep_users);
+            }
+            (mine, theirs) => over(mine, theirs),
+        }
     }
 }
 

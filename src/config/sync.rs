@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::error::Error;
-use super::{Link, Settings, environment, read_sources};
+use super::{Link, Settings, read_sources};
 use crate::logic::sync::filter::Filter;
 
 mod check;
@@ -141,7 +141,7 @@ pub enum Publish {
 
 /// Where it is: beside `dre.toml`, wherever that is.
 pub fn locate() -> PathBuf {
-    beside(&super::locate(&super::group(), environment::get))
+    beside(&super::file_of(&super::group()))
 }
 
 /// The `sync.toml` that belongs to a `dre.toml`.

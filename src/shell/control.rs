@@ -41,26 +41,29 @@ pub struct Request {
     pub reply: oneshot::Sender<Result<(), String>>,
 }
 
-/// Serves `listener` on a thread of its own until the sender of `changed` is dropped. `status` renders what holds at
+/// `unit`: the daemon's, without its suffix. Serves `listener` on a thread of its own until the sender of `changed` is dropped. `status` renders what holds at
 /// the moment it is called; `changed` counts up whenever that changed.
 pub fn serve(
+    unit: &str,
     listener: OwnedFd,
     status: impl Fn() -> Status + Send + 'static,
     changed: watch::Receiver<u64>,
     requests: mpsc::Sender<Request>,
     journal: Journal,
 ) -> io::Result<JoinHandle<()>> {
-    let names = Names { thread: "control", unit: "dre.service" };
+    let names = Names { thread: "control", unit: format!("{unit}.service") };
+    let unit = unit.to_owned();
     let alive = changed.clone();
     varlink::serve(names, listener, alive, journal, move || {
         let status = Box::new(status);
-        let shared = Rc::new(Shared { status, changed, requests, rights: Rights::of_this_process() });
+        let shared = Rc::new(Shared { unit, status, changed, requests, rights: Rights::of_this_process() });
         move || Control { shared: shared.clone() }
     })
 }
 
 /// What every connection needs.
 struct Shared {
+    unit: String,
     status: Box<dyn Fn() -> Status>,
     changed: watch::Receiver<u64>,
     requests: mpsc::Sender<Request>,
@@ -109,9 +112,10 @@ impl Control {
             .map_err(|_| refused("dre-elect is busy with earlier commands; try again in a second"))?;
         match timeout(ANSWER_WITHIN, answer).await {
             Ok(Ok(answer)) => answer.map_err(|reason| Fault::Refused { reason }),
-            Ok(Err(_)) => {
-                Err(refused("dre-elect is stopping; try again when it is back: systemctl status dre"))
-            }
+            Ok(Err(_)) => Err(refused(&format!(
+                "dre-elect is stopping; try again when it is back: systemctl status {}",
+                self.shared.unit
+            ))),
             Err(_) => Err(refused(
                 "dre-elect did not answer within 5 s, so it may or may not have begun; look at drectl status",
             )),

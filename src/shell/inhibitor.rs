@@ -37,9 +37,9 @@ impl Release {
     }
 }
 
-/// The receiver says `true` when a shutdown begins and `false` when it was called off. Without logind (or a bus) it says
+/// `who`: the unit that holds the lock, as `systemd-inhibit` lists it. The receiver says `true` when a shutdown begins and `false` when it was called off. Without logind (or a bus) it says
 /// nothing.
-pub fn start() -> io::Result<(Release, mpsc::Receiver<bool>)> {
+pub fn start(who: String) -> io::Result<(Release, mpsc::Receiver<bool>)> {
     let (word, shutdowns) = mpsc::channel(2);
     let (release, released) = watch::channel(());
     std::thread::Builder::new().name("inhibitor".into()).spawn(move || {
@@ -47,7 +47,7 @@ pub fn start() -> io::Result<(Release, mpsc::Receiver<bool>)> {
         runtime.block_on(async {
             let mut begun = false;
             loop {
-                let _ = session(&word, released.clone(), &mut begun).await;
+                let _ = session(&who, &word, released.clone(), &mut begun).await;
                 if word.is_closed() {
                     return;
                 }
@@ -60,6 +60,7 @@ pub fn start() -> io::Result<(Release, mpsc::Receiver<bool>)> {
 
 /// Holds the lock until the bus is gone; lets it go for a shutdown when the role is handed over, and takes it again for the next one.
 async fn session(
+    who: &str,
     word: &mpsc::Sender<bool>,
     mut released: watch::Receiver<()>,
     begun: &mut bool,
@@ -80,7 +81,7 @@ async fn session(
             let why = "the role is handed to the other node first";
             // Suspend is none of it: the machine comes back, and finds its lease gone.
             drop(lock.take());
-            lock = Some(logind.inhibit("shutdown", "dre", why, "delay").await?);
+            lock = Some(logind.inhibit("shutdown", who, why, "delay").await?);
         }
         begins = loop {
             tokio::select! {

@@ -52,14 +52,14 @@ impl LogControl {
 }
 
 /// Serves it for as long as the process lives; without a bus it waits for one.
-pub fn start(journal: Journal, identifier: &'static str, bus_name: &'static str) -> io::Result<()> {
+pub fn start(journal: Journal, identifier: &'static str, bus_name: String) -> io::Result<()> {
     std::thread::Builder::new().name("log-control".into()).spawn(move || {
         let Ok(runtime) = tokio::runtime::Builder::new_current_thread().enable_all().build() else { return };
         runtime.block_on(async {
             loop {
                 let object = LogControl(journal.clone(), identifier);
                 let built = connection::Builder::system()
-                    .name(bus_name)
+                    .name(bus_name.as_str())
                     .serve_at("/org/freedesktop/LogControl1", object)
                     .build()
                     .await;

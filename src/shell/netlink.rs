@@ -5,7 +5,8 @@
 //! queued to a task of their own) does not give; its message types are used.
 //!
 //! Our tag on addresses (IFA_PROTO) and routes (RTPROT): whatever carries it and is not wanted is an
-//! orphan of a crash and goes.
+//! orphan of a crash and goes. Several groups have it on one machine, so each has a mark of its own ([`Mark`]) beside it, where the
+//! kernel keeps it with the thing itself: no file to be lost, and no group asks what another one wants.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,11 +25,13 @@ use netlink_packet_route::route::{
 };
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use sha2::{Digest, Sha256};
 
 use super::exchange::{self, Exchange};
 use super::gate::{Programs, Way};
 use super::ready::Ready;
 use crate::config::Vip;
+use crate::logic::group::PLAIN;
 
 /// IFA_PROTO and RTPROT of everything of ours. Unused in linux/if_addr.h, linux/rtnetlink.h and iproute2's tables.
 pub const TAG: u8 = 0xd7;
@@ -45,8 +48,8 @@ const TC_H_CLSACT: u32 = 0xffff_fff1;
 const CLSACT_HANDLE: u32 = 0xffff_0000;
 /// Of our filters: leaves lower numbers, which run first, to others.
 const PRIORITY: u32 = 0xd7e0;
-/// What `tc filter show` calls them.
-const FILTER: &str = "dre-gate";
+/// linux/ipv6_route.h: what the kernel makes of an IPv6 route without a metric.
+const IP6_RT_PRIO_USER: u32 = 1024;
 /// linux/pkt_cls.h
 const TCA_KIND: u16 = 1;
 const TCA_OPTIONS: u16 = 2;
@@ -55,6 +58,39 @@ const TCA_BPF_NAME: u16 = 7;
 const TCA_BPF_FLAGS: u16 = 8;
 const TCA_BPF_ID: u16 = 11;
 const NESTED: u16 = 0x8000;
+
+/// What tells a group's addresses, routes and filters from those of the other groups of this machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mark {
+    /// Metric of its addresses and routes; group `dre` has none. (Of an address it is the metric of the network's route, and none
+    /// comes with a VIP that is alone on the wire, or is not the first address of its network.)
+    metric: Option<u32>,
+    /// Number of its filters, within the one list of ours.
+    handle: u32,
+    /// What `tc filter show` calls them.
+    filter: String,
+}
+
+impl Mark {
+    pub fn of(group: &str) -> Self {
+        if group == PLAIN {
+            return Self { metric: None, handle: 1, filter: "dre-gate".into() };
+        }
+        let digest = Sha256::digest(group);
+        // 22 bits: no two groups of a machine meet, and above what people write by hand and the kernel by itself.
+        let number = 1 << 23 | u32::from_be_bytes([0, digest[0], digest[1], digest[2]]) >> 2;
+        Self { metric: Some(number), handle: number, filter: format!("dre-gate@{group}") }
+    }
+
+    /// As the kernel tells it of a route.
+    const fn route_metric(&self, to: IpAddr) -> u32 {
+        match (self.metric, to) {
+            (Some(metric), _) => metric,
+            (None, IpAddr::V4(_)) => 0,
+            (None, IpAddr::V6(_)) => IP6_RT_PRIO_USER,
+        }
+    }
+}
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +108,7 @@ pub struct Address {
     pub index: u32,
     pub address: IpAddr,
     pub prefix: u8,
+    /// It has our tag and this group's mark.
     pub ours: bool,
     /// IPv6: not usable yet.
     pub tentative: bool,
@@ -107,11 +144,12 @@ pub enum Hook {
 /// Asks.
 pub struct Kernel {
     exchange: Exchange,
+    mark: Mark,
 }
 
 impl Kernel {
-    pub fn new() -> io::Result<Self> {
-        Ok(Self { exchange: Exchange::new(NETLINK_ROUTE)? })
+    pub fn new(mark: Mark) -> io::Result<Self> {
+        Ok(Self { exchange: Exchange::new(NETLINK_ROUTE)?, mark })
     }
 
     fn ask(&mut self, message: RouteNetlinkMessage, flags: u16) -> io::Result<Vec<RouteNetlinkMessage>> {
@@ -133,7 +171,7 @@ impl Kernel {
         Ok(all
             .into_iter()
             .filter_map(|m| match m {
-                RouteNetlinkMessage::NewAddress(a) => address(&a),
+                RouteNetlinkMessage::NewAddress(a) => address(&a, &self.mark),
                 _ => None,
             })
             .collect())
@@ -141,7 +179,7 @@ impl Kernel {
 
     /// Brings a VIP up; what is there already is no error. `lifetime` in whole seconds, where the kernel has no gate.
     pub fn add_vip(&mut self, vip: &Vip, index: u32, lifetime: Option<u32>) -> io::Result<()> {
-        let mut message = vip_message(vip, index);
+        let mut message = vip_message(vip, index, &self.mark);
         if let Some(seconds) = lifetime {
             let mut cache = CacheInfo::default();
             cache.ifa_valid = seconds;
@@ -180,6 +218,14 @@ impl Kernel {
         message.header.kind = RouteType::Unicast;
         message.attributes =
             vec![RouteAttribute::Destination(RouteAddress::from(to)), RouteAttribute::Oif(index)];
+        let metric = self.mark.route_metric(to);
+        if metric != 0 {
+            message.attributes.push(RouteAttribute::Priority(metric));
+        }
+        // Without a metric the kernel takes away whichever comes first: another group's, if this one's is not there.
+        if !add && !self.tagged_routes()?.contains(&(to, index)) {
+            return Ok(());
+        }
         if add {
             let flags = NLM_F_ACK | NLM_F_CREATE | NLM_F_REPLACE;
             return self.ask(RouteNetlinkMessage::NewRoute(message), flags).map(drop);
@@ -190,7 +236,7 @@ impl Kernel {
         }
     }
 
-    /// Every host route with our tag: where it leads, over which interface.
+    /// Every host route with our tag and mark: where it leads, over which interface.
     pub fn tagged_routes(&mut self) -> io::Result<Vec<(IpAddr, u32)>> {
         let mut found = vec![];
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
@@ -198,7 +244,7 @@ impl Kernel {
             message.header.address_family = family;
             let all = self.ask(RouteNetlinkMessage::GetRoute(message), NLM_F_DUMP)?;
             found.extend(all.iter().filter_map(|m| match m {
-                RouteNetlinkMessage::NewRoute(route) => tagged_route(route),
+                RouteNetlinkMessage::NewRoute(route) => tagged_route(route, &self.mark),
                 _ => None,
             }));
         }
@@ -223,9 +269,9 @@ impl Kernel {
         for way in [Way::Out, Way::In] {
             let mut options = vec![];
             attribute(&mut options, TCA_BPF_FD, &programs.fd(way).as_raw_fd().to_ne_bytes());
-            attribute(&mut options, TCA_BPF_NAME, format!("{FILTER}\0").as_bytes());
+            attribute(&mut options, TCA_BPF_NAME, format!("{}\0", self.mark.filter).as_bytes());
             attribute(&mut options, TCA_BPF_FLAGS, &1_u32.to_ne_bytes()); // direct action
-            let mut filter = filter_head(index, way);
+            let mut filter = self.place(index, way);
             attribute(&mut filter, TCA_OPTIONS | NESTED, &options);
             self.tc(RTM_NEWTFILTER, NLM_F_CREATE, &filter)?;
         }
@@ -236,6 +282,11 @@ impl Kernel {
             io::ErrorKind::AddrInUse,
             "an ingress discipline sits where clsact belongs; replace it (tc qdisc del dev … ingress; tc qdisc add dev … clsact)",
         ))
+    }
+
+    /// Our filter's place: a request begins with it.
+    fn place(&self, index: u32, way: Way) -> Vec<u8> {
+        filter_head(index, way, self.mark.handle)
     }
 
     fn hooked(&mut self, index: u32, programs: &Programs) -> io::Result<bool> {
@@ -249,7 +300,8 @@ impl Kernel {
 
     /// Name and program of the filter at our place.
     fn filter(&mut self, index: u32, way: Way) -> io::Result<Option<(String, u32)>> {
-        match self.tc(RTM_GETTFILTER, 0, &filter_head(index, way)) {
+        let place = self.place(index, way);
+        match self.tc(RTM_GETTFILTER, 0, &place) {
             Ok(answers) => Ok(answers.iter().find_map(|one| bpf_filter(one))),
             // No discipline, no chain, no filter there, or one of another kind.
             Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => Ok(None),
@@ -257,16 +309,17 @@ impl Kernel {
         }
     }
 
-    /// Takes the gate's programs off an interface, whichever process of ours put them there; `false` if there were none. The clsact
+    /// Takes the gate's programs off an interface, whichever process of this group put them there; `false` if there were none. The clsact
     /// discipline stays: others may use it.
     pub fn unhook(&mut self, index: u32) -> io::Result<bool> {
         let mut found = false;
         for way in [Way::In, Way::Out] {
-            if self.filter(index, way)?.is_none_or(|(name, _)| name != FILTER) {
+            if self.filter(index, way)?.is_none_or(|(name, _)| name != self.mark.filter) {
                 continue;
             }
             found = true;
-            match self.tc(RTM_DELTFILTER, 0, &filter_head(index, way)) {
+            let place = self.place(index, way);
+            match self.tc(RTM_DELTFILTER, 0, &place) {
                 Err(error)
                     if !matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL | libc::ENODEV)) =>
                 {
@@ -304,9 +357,9 @@ fn tc_head(index: u32, handle: u32, parent: u32, info: u32) -> Vec<u8> {
     head
 }
 
-/// Our filter's place: a request begins with it.
-fn filter_head(index: u32, way: Way) -> Vec<u8> {
-    let mut head = tc_head(index, 1, hook(way), priority());
+/// A filter's place.
+fn filter_head(index: u32, way: Way, handle: u32) -> Vec<u8> {
+    let mut head = tc_head(index, handle, hook(way), priority());
     attribute(&mut head, TCA_KIND, b"bpf\0");
     head
 }
@@ -354,7 +407,7 @@ pub fn vip_prefix(vip: &Vip) -> u8 {
     }
 }
 
-fn vip_message(vip: &Vip, index: u32) -> AddressMessage {
+fn vip_message(vip: &Vip, index: u32, mark: &Mark) -> AddressMessage {
     let ip = vip.address.addr();
     let mut message = AddressMessage::default();
     message.header.family = if ip.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
@@ -371,26 +424,29 @@ fn vip_message(vip: &Vip, index: u32) -> AddressMessage {
         AddressAttribute::Flags(flags),
         AddressAttribute::Protocol(AddressProtocol::Other(TAG)),
     ];
+    message.attributes.extend(mark.metric.map(AddressAttribute::RoutePriority));
     message.attributes.extend(vip.label.clone().map(AddressAttribute::Label));
     message.attributes.extend(vip.broadcast.map(AddressAttribute::Broadcast));
     message
 }
 
-/// A host route with our tag.
-fn tagged_route(route: &RouteMessage) -> Option<(IpAddr, u32)> {
+/// A host route with our tag and mark.
+fn tagged_route(route: &RouteMessage, mark: &Mark) -> Option<(IpAddr, u32)> {
     if route.header.protocol != RouteProtocol::Other(TAG) {
         return None;
     }
-    let mut found = (None, None);
+    let (mut found, mut metric) = ((None, None), 0);
     for attribute in &route.attributes {
         match attribute {
             RouteAttribute::Destination(RouteAddress::Inet(ip)) => found.0 = Some(IpAddr::V4(*ip)),
             RouteAttribute::Destination(RouteAddress::Inet6(ip)) => found.0 = Some(IpAddr::V6(*ip)),
             RouteAttribute::Oif(index) => found.1 = Some(*index),
+            RouteAttribute::Priority(is) => metric = *is,
             _ => {}
         }
     }
-    Some((found.0?, found.1?))
+    let (to, over) = (found.0?, found.1?);
+    (metric == mark.route_metric(to)).then_some((to, over))
 }
 
 fn interface(link: &LinkMessage) -> Option<Interface> {
@@ -410,7 +466,7 @@ fn interface(link: &LinkMessage) -> Option<Interface> {
     (!found.name.is_empty()).then_some(found)
 }
 
-fn address(message: &AddressMessage) -> Option<Address> {
+fn address(message: &AddressMessage, mark: &Mark) -> Option<Address> {
     let mut found = Address {
         index: message.header.index,
         address: IpAddr::from([0, 0, 0, 0]),
@@ -418,17 +474,19 @@ fn address(message: &AddressMessage) -> Option<Address> {
         ours: false,
         tentative: false,
     };
-    let mut local = None;
+    let (mut local, mut metric) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             AddressAttribute::Local(ip) => local = Some(*ip),
             AddressAttribute::Address(ip) => local = local.or(Some(*ip)),
             AddressAttribute::Protocol(protocol) => found.ours = u8::from(*protocol) == TAG,
+            AddressAttribute::RoutePriority(is) => metric = Some(*is),
             AddressAttribute::Flags(flags) => found.tentative = flags.contains(AddressFlags::Tentative),
             _ => {}
         }
     }
     found.address = local?;
+    found.ours &= metric == mark.metric;
     Some(found)
 }
 
@@ -436,10 +494,11 @@ fn address(message: &AddressMessage) -> Option<Address> {
 pub struct Listener {
     socket: Socket,
     ready: Ready,
+    mark: Mark,
 }
 
 impl Listener {
-    pub fn new() -> io::Result<Self> {
+    pub fn new(mark: Mark) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         for group in GROUPS {
@@ -448,7 +507,7 @@ impl Listener {
         socket.set_non_blocking(true)?;
         let _ = socket.set_rx_buf_sz(4_u32 << 20);
         let ready = Ready::new(socket.as_fd().try_clone_to_owned()?)?;
-        Ok(Self { socket, ready })
+        Ok(Self { socket, ready, mark })
     }
 
     /// Cancel safe.
@@ -471,12 +530,12 @@ impl Listener {
             if from.port_number() != 0 {
                 continue;
             }
-            heard.extend(exchange::messages(&data).filter_map(understand));
+            heard.extend(exchange::messages(&data).filter_map(|one| understand(one, &self.mark)));
         }
     }
 }
 
-fn understand(one: &[u8]) -> Option<Heard> {
+fn understand(one: &[u8], mark: &Mark) -> Option<Heard> {
     let kind = u16::from_ne_bytes([one[4], one[5]]);
     if matches!(kind, RTM_DELQDISC | RTM_DELTFILTER) {
         let index = one.get(20..24)?;
@@ -487,10 +546,10 @@ fn understand(one: &[u8]) -> Option<Heard> {
     match inner {
         RouteNetlinkMessage::NewLink(link) => interface(&link).map(Heard::Interface),
         RouteNetlinkMessage::DelLink(link) => Some(Heard::InterfaceGone { index: link.header.index }),
-        RouteNetlinkMessage::NewAddress(a) => address(&a).map(Heard::Address),
-        RouteNetlinkMessage::DelAddress(a) => address(&a).map(Heard::AddressGone),
+        RouteNetlinkMessage::NewAddress(a) => address(&a, mark).map(Heard::Address),
+        RouteNetlinkMessage::DelAddress(a) => address(&a, mark).map(Heard::AddressGone),
         // Every address brings and takes routes of its own: only ours say anything.
-        RouteNetlinkMessage::DelRoute(route) => tagged_route(&route).map(|_| Heard::RouteGone),
+        RouteNetlinkMessage::DelRoute(route) => tagged_route(&route, mark).map(|_| Heard::RouteGone),
         _ => None,
     }
 }
@@ -501,30 +560,64 @@ mod tests {
 
     use super::*;
 
-    fn route_gone(to: IpAddr, protocol: RouteProtocol) -> Option<Heard> {
+    fn route_gone(to: IpAddr, protocol: RouteProtocol, metric: Option<u32>, group: &str) -> Option<Heard> {
         let mut message = RouteMessage::default();
         message.header.address_family = if to.is_ipv4() { AddressFamily::Inet } else { AddressFamily::Inet6 };
         message.header.destination_prefix_length = if to.is_ipv4() { 32 } else { 128 };
         message.header.protocol = protocol;
         message.attributes =
             vec![RouteAttribute::Destination(RouteAddress::from(to)), RouteAttribute::Oif(2)];
+        message.attributes.extend(metric.map(RouteAttribute::Priority));
         let payload = NetlinkPayload::from(RouteNetlinkMessage::DelRoute(message));
         let mut packet = NetlinkMessage::new(NetlinkHeader::default(), payload);
         packet.finalize();
         let mut bytes = vec![0; packet.buffer_len()];
         packet.serialize(&mut bytes);
-        understand(&bytes)
+        understand(&bytes, &Mark::of(group))
     }
 
     /// Both families' routes are listened to, and of all that come and go with every address only ours count.
     #[test]
     fn the_loss_of_our_host_routes_is_heard() {
         assert!(GROUPS.contains(&7) && GROUPS.contains(&11), "RTNLGRP_IPV4_ROUTE, RTNLGRP_IPV6_ROUTE");
-        for to in ["172.16.8.250", "2001:db8:8::250"] {
+        let ours = RouteProtocol::Other(TAG);
+        for (to, metric) in [("172.16.8.250", None), ("2001:db8:8::250", Some(IP6_RT_PRIO_USER))] {
             let to: IpAddr = to.parse().expect("an address");
-            assert_eq!(route_gone(to, RouteProtocol::Other(TAG)), Some(Heard::RouteGone), "{to}");
-            assert_eq!(route_gone(to, RouteProtocol::Kernel), None, "{to}");
+            assert_eq!(route_gone(to, ours, metric, "dre"), Some(Heard::RouteGone), "{to}");
+            assert_eq!(route_gone(to, RouteProtocol::Kernel, metric, "dre"), None, "{to}");
+            // Another group's, of the same arbitrator.
+            assert_eq!(route_gone(to, ours, metric, "mysql"), None, "{to}");
+            let mysql = Mark::of("mysql").metric;
+            assert_eq!(route_gone(to, ours, mysql, "mysql"), Some(Heard::RouteGone), "{to}");
+            assert_eq!(route_gone(to, ours, mysql, "dre"), None, "{to}");
         }
+    }
+
+    /// An address with our tag is an orphan to the group that set it, and nothing to the others.
+    #[test]
+    fn each_group_knows_its_own_addresses_and_no_others() {
+        let groups = ["dre", "mysql", "mysql2", "db"];
+        for (text, label) in
+            [("172.16.9.61/24", None), ("172.16.10.71/16", Some("eth2:0")), ("2001:db8:9::61/64", None)]
+        {
+            let address_of = text.parse().expect("an address");
+            let vip = Vip {
+                address: address_of,
+                interface: "eth2".into(),
+                label: label.map(str::to_owned),
+                broadcast: None,
+            };
+            for setter in groups {
+                let message = vip_message(&vip, 2, &Mark::of(setter));
+                for reader in groups {
+                    let seen = address(&message, &Mark::of(reader)).expect("read");
+                    assert_eq!(seen.ours, setter == reader, "{text}, set by {setter}, read by {reader}");
+                }
+            }
+        }
+        let filters: BTreeMap<u32, String> =
+            groups.iter().map(|group| Mark::of(group)).map(|mark| (mark.handle, mark.filter)).collect();
+        assert_eq!(filters.len(), groups.len(), "{filters:?}");
     }
 
     /// The kernel's own words for a filter: header, tcmsg, kind, nested options with name and program.
@@ -534,7 +627,7 @@ mod tests {
         attribute(&mut options, TCA_BPF_FLAGS, &1_u32.to_ne_bytes());
         attribute(&mut options, TCA_BPF_NAME, b"dre-gate\0");
         attribute(&mut options, TCA_BPF_ID, &77_u32.to_ne_bytes());
-        let mut body = filter_head(3, Way::In);
+        let mut body = filter_head(3, Way::In, 1);
         attribute(&mut body, TCA_OPTIONS | NESTED, &options);
         let message = |kind: u16, body: &[u8]| [&[0; 4][..], &kind.to_ne_bytes(), &[0; 10], body].concat();
         assert_eq!(bpf_filter(&message(RTM_NEWTFILTER, &body)), Some(("dre-gate".into(), 77)));

@@ -47,7 +47,7 @@ pub fn serve(
     asks: mpsc::Sender<Asked>,
     journal: Journal,
 ) -> io::Result<JoinHandle<()>> {
-    let names = Names { thread: "control", unit: "dre-sync.service" };
+    let names = Names { thread: "control", unit: "dre-sync.service".into() };
     let alive = changed.clone();
     varlink::serve(names, listener, alive, journal, move || {
         let status = Box::new(status);

@@ -48,6 +48,19 @@ fn interface_of(address: IpAddr) -> Option<String> {
     None
 }
 
+/// A port below 1024 needs a right that the unit has since the generator has seen the port.
+fn refused(error: io::Error, port: u16) -> io::Error {
+    if error.kind() != io::ErrorKind::PermissionDenied {
+        return error;
+    }
+    io::Error::new(
+        error.kind(),
+        format!(
+            "no right to UDP port {port}: systemctl daemon-reload gives it, and a restart of this service takes it up"
+        ),
+    )
+}
+
 fn open(link: &Link, port: u16) -> io::Result<UdpSocket> {
     let interface = interface_of(link.local).ok_or_else(|| {
         io::Error::new(io::ErrorKind::AddrNotAvailable, format!("no interface carries {}", link.local))
@@ -69,7 +82,7 @@ fn open(link: &Link, port: u16) -> io::Result<UdpSocket> {
         IpAddr::V6(_) => socket.set_unicast_hops_v6(255)?,
     }
     only_unrouted(&socket, link.local)?;
-    socket.bind(&SocketAddr::new(link.local, port).into())?;
+    socket.bind(&SocketAddr::new(link.local, port).into()).map_err(|error| refused(error, port))?;
     // The kernel drops what does not come from the peer's address and port.
     socket.connect(&SocketAddr::new(link.peer, port).into())?;
     UdpSocket::from_std(socket.into())

@@ -51,12 +51,12 @@ const WATCH_GAP: Duration = Duration::from_millis(50);
 const WATCH_IDLE: Duration = Duration::from_secs(1);
 
 /// What a server is called where it must be named.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Names {
     /// Of its thread.
     pub thread: &'static str,
     /// The unit to restart.
-    pub unit: &'static str,
+    pub unit: String,
 }
 
 /// Serves `listener` on a thread of its own until the sender of `changed` is dropped. `build` is called once there;

@@ -68,7 +68,7 @@ pub fn install(root: &Path, toml: &str) -> Result<()> {
     install_as(root, toml, &std::env::var("DRE_PROFILE").unwrap_or_else(|_| "dev".into()))?;
     // A container manager may not raise limits (no CAP_SYS_RESOURCE): what LimitRTPRIO= and LimitMEMLOCK= in the units give on a
     // machine, and in the virtual ones of tests/vm.rs, PID 1 gives here in other ways.
-    for (unit, priority) in [("dre", 6), ("dre-vip", 5)] {
+    for (unit, priority) in [("dre", 6), ("dre-vip", 5), ("dre@", 6), ("dre-vip@", 5)] {
         let dir = root.join(format!("etc/systemd/system/{unit}.service.d"));
         std::fs::create_dir_all(&dir)?;
         std::fs::write(
@@ -107,9 +107,14 @@ pub fn role(node: &Node) -> Result<String> {
     Ok(status(node)?.split(' ').next().unwrap_or_default().to_owned())
 }
 
-/// `drectl status --json`, read as the contract says.
+/// `drectl status --json`, read as the contract says; of group dre.
 pub fn state(node: &Node) -> Result<Status> {
-    let json = node.run(&["drectl", "status", "--json"])?;
+    state_of(node, "dre")
+}
+
+/// The same of a group.
+pub fn state_of(node: &Node, group: &str) -> Result<Status> {
+    let json = node.run(&["drectl", "-g", group, "status", "--json"])?;
     serde_json::from_str(&json).with_context(|| format!("{}: {json}", node.name))
 }
 
@@ -211,15 +216,27 @@ impl Pair {
 
     /// Watches the VIP while `fault` happens and for `after`; what the judge saw. Two at once fail the run, always.
     pub fn judged(&self, after: Duration, fault: impl FnOnce() -> Result<()>) -> Result<Verdict> {
-        let judge = self.lab.judge(VIP)?;
+        Ok(self.judged_all(&[VIP], after, fault)?.remove(0))
+    }
+
+    /// The same of several VIPs, each with a judge of its own.
+    pub fn judged_all(
+        &self,
+        vips: &[&str],
+        after: Duration,
+        fault: impl FnOnce() -> Result<()>,
+    ) -> Result<Vec<Verdict>> {
+        let judges = vips.iter().map(|vip| self.lab.judge(vip)).collect::<Result<Vec<_>>>()?;
         std::thread::sleep(ms(100));
         let done = fault();
         std::thread::sleep(after);
-        let seen = judge.stop()?;
+        let seen = judges.into_iter().map(|judge| judge.stop()).collect::<Result<Vec<_>>>()?;
         done?;
-        ensure!(seen.blind() < ms(1000), "the judge itself stood still: {}", seen.summary());
-        let two = seen.two_at_once();
-        ensure!(two.is_empty(), "two answered at once: {two:?}; {}", seen.summary());
+        for seen in &seen {
+            ensure!(seen.blind() < ms(1000), "the judge itself stood still: {}", seen.summary());
+            let two = seen.two_at_once();
+            ensure!(two.is_empty(), "two answered at once: {two:?}; {}", seen.summary());
+        }
         Ok(seen)
     }
 

@@ -14,6 +14,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use dre::config::{self, HostFindings, Settings};
+use dre::database::Word;
+use dre::logic::group;
 use dre::logic::node::{Action, Event, Node, Target};
 use dre::logic::time::Moment;
 use dre::logic::wire::{Codec, Role};
@@ -118,20 +120,17 @@ fn codec(settings: &Settings) -> Result<Option<Codec>, config::Error> {
     Ok(Some(Codec::new(key.bytes(), &settings.group, &settings.node, peer)))
 }
 
-fn directory(variable: &str, default: &str) -> PathBuf {
-    std::env::var_os(variable).map_or_else(|| Path::new(default).into(), PathBuf::from)
-}
-
 /// The control socket as systemd passed it, or made here when run by hand; and the lease stream's, which is always made here:
 /// dre-vip tries it every 20 ms, and must not start a service whose configuration was refused.
-fn sockets() -> io::Result<(OwnedFd, Listener)> {
+fn sockets(group: &str) -> io::Result<(OwnedFd, Listener, Listener)> {
     let mut passed: BTreeMap<String, OwnedFd> = BTreeMap::new();
     for (fd, name) in sd_notify::listen_fds_with_names().map_err(io::Error::other)? {
         // SAFETY: systemd passed these descriptors to this process and nobody else here has taken them.
         passed.insert(name, unsafe { OwnedFd::from_raw_fd(fd) });
     }
-    let runtime = directory("RUNTIME_DIRECTORY", "/run/dre");
+    let runtime = config::runtime_directory(group);
     let lease = Listener::bind(&runtime.join("lease"))?;
+    let database = Listener::bind_for(&runtime.join("database"), dre::database::AGENT)?;
     let control = match passed.remove("control") {
         Some(fd) => fd,
         None => {
@@ -140,7 +139,13 @@ fn sockets() -> io::Result<(OwnedFd, Listener)> {
             std::os::unix::net::UnixListener::bind(path)?.into()
         }
     };
-    Ok((control, lease))
+    Ok((control, lease, database))
+}
+
+/// As `BusName=` of the unit says: a group but `dre` has a name below it.
+fn bus_name(group: &str) -> String {
+    let plain = "org.dre.Elect";
+    if group == group::PLAIN { plain.into() } else { format!("{plain}.{group}") }
 }
 
 struct Elect {
@@ -154,6 +159,8 @@ struct Elect {
     journal: Journal,
     notify: Notify,
     stream: Option<Stream>,
+    /// To dre-mysql.
+    agent: Option<Stream>,
     actions: Vec<Action>,
     /// systemd's words for the units of `services.active`, `standby`, `both`.
     words: Vec<String>,
@@ -229,6 +236,15 @@ impl Elect {
                     {
                         self.stream = None;
                         self.node.handle(clock::now(), Event::Stream { open: false }, &mut self.actions);
+                    }
+                }
+                Action::Charge(charge) => {
+                    if let Some(agent) = &mut self.agent
+                        && agent.send(&charge).is_err()
+                    {
+                        self.agent = None;
+                        let closed = Event::DatabaseStream { open: false };
+                        self.node.handle(clock::now(), closed, &mut self.actions);
                     }
                 }
                 Action::Target(target) => self.manager.role(target),
@@ -324,6 +340,20 @@ impl Elect {
         }
     }
 
+    fn agent(&mut self) {
+        for _ in 0..REPORTS_MAX {
+            let Some(agent) = &mut self.agent else { return };
+            match agent.try_recv::<Word>() {
+                Ok(None) => return,
+                Ok(Some(word)) => self.event(Event::Word(word)),
+                Err(_) => {
+                    self.agent = None;
+                    self.event(Event::DatabaseStream { open: false });
+                }
+            }
+        }
+    }
+
     fn datagrams(&mut self) {
         let mut heartbeats = std::mem::replace(&mut self.heartbeats, Heartbeats::Closed);
         let (node, mut actions) = (&mut self.node, std::mem::take(&mut self.actions));
@@ -400,7 +430,10 @@ impl Elect {
             }
             Fact::Target { target, failed } => {
                 if let Some(result) = &failed {
-                    let target = format!("dre-{}.target", target.word());
+                    let target = format!(
+                        "{}.target",
+                        group::unit(&format!("dre-{}", target.word()), &self.settings.group)
+                    );
                     self.journal.log(Notice::TargetFailed { target, result: result.clone() });
                 }
                 self.event(Event::Target { target, failed });
@@ -432,8 +465,9 @@ impl Elect {
                 // Until a good one comes: a line in the journal is no state.
                 let text = format!(
                     "the configuration on disk was refused at the last reload and is not in force ({}); drectl config check, \
-                     then: systemctl reload dre",
-                    error.first()
+                     then: systemctl reload {}",
+                    error.first(),
+                    group::unit("dre", &self.settings.group)
                 );
                 self.event(Event::Trouble { name: "ConfigRejected", text: Some(text) });
             }
@@ -506,20 +540,21 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let (control_fd, lease) = sockets()?;
+    let (control_fd, lease, database) = sockets(&settings.group)?;
     let mut alarm = Alarm::new()?;
 
-    let state_dir = directory("STATE_DIRECTORY", "/var/lib/dre");
+    let state_dir = std::env::var_os("STATE_DIRECTORY")
+        .map_or_else(|| Path::new("/var/lib").join(group::directory(&settings.group)), PathBuf::from);
     let term = state::term(&state_dir);
-    let restarted = state::restarted(&directory("RUNTIME_DIRECTORY", "/run/dre"));
+    let restarted = state::restarted(&config::runtime_directory(&settings.group));
     let log = journal.clone();
     let keeper = Keeper::start(&state_dir, move |text| log.log(Notice::Trouble { text }))?;
     let mut session = [0; 8];
     getrandom::fill(&mut session).map_err(|error| io::Error::other(error.to_string()))?;
     let session = u64::from_ne_bytes(session) | 1;
 
-    log_control::start(journal.clone(), "dre-elect", "org.dre.Elect")?;
-    let (inhibitor, mut shutdowns) = inhibitor::start()?;
+    log_control::start(journal.clone(), "dre-elect", bus_name(&settings.group))?;
+    let (inhibitor, mut shutdowns) = inhibitor::start(group::unit("dre", &settings.group))?;
     let units = watched(&settings);
     let words = vec![String::new(); units.len()];
     let (manager, mut facts) = Manager::start(&settings.group, units)?;
@@ -532,8 +567,9 @@ async fn run(
     let (changed, watcher) = watch::channel(0);
     let (requests, mut inbox) = mpsc::channel::<Request>(64);
     let (host_tell, mut host) = mpsc::channel(1);
-    let readable = Arc::clone(&shown);
-    control::serve(control_fd, move || readable.look(), watcher, requests, journal.clone())?;
+    let look = Arc::clone(&shown);
+    let unit = group::unit("dre", &settings.group);
+    control::serve(&unit, control_fd, move || look.look(), watcher, requests, journal.clone())?;
 
     let (unit_sender, mut unit_facts) = mpsc::channel(16);
     let mut setup = TipcSetup { state: Setup::new(begun), watch: None, facts: unit_sender, blind: None };
@@ -550,6 +586,7 @@ async fn run(
         journal: journal.clone(),
         notify,
         stream: None,
+        agent: None,
         actions,
         words,
         shown: Arc::clone(&shown),
@@ -601,7 +638,8 @@ async fn run(
         network = if others { 0 } else { network + 1 };
         tokio::select! {
             biased;
-            () = reports(elect.stream.as_ref()), if !others => elect.reports(),
+            () = readable(elect.stream.as_ref()), if !others => elect.reports(),
+            () = readable(elect.agent.as_ref()), if !others => elect.agent(),
             () = elect.heartbeats.readable(), if !others => elect.datagrams(),
             Some(pong) = pongs.recv(), if !others => {
                 elect.event(Event::Pong { index: pong.index, sent: pong.sent, rtt: pong.rtt });
@@ -617,6 +655,18 @@ async fn run(
                 }
                 Err(error) => journal.log(Notice::Trouble { text: format!("lease stream refused: {error}") }),
             },
+            accepted = database.accept() => match accepted {
+                Ok(agent) => {
+                    if elect.agent.is_some() {
+                        elect.event(Event::DatabaseStream { open: false });
+                    }
+                    elect.agent = Some(agent);
+                    elect.event(Event::DatabaseStream { open: true });
+                }
+                Err(error) => {
+                    journal.log(Notice::Trouble { text: format!("database stream refused: {error}") });
+                }
+            },
             _ = terminate.recv() => elect.stop(),
             _ = interrupt.recv() => elect.stop(),
             Some(begins) = shutdowns.recv() => elect.shut_down(begins),
@@ -629,12 +679,13 @@ async fn run(
             Some(request) = inbox.recv() => elect.request(request),
             _ = hangup.recv() => {
                 elect.notify.reloading();
+                let unit = group::unit("dre", &elect.settings.group);
                 let (read, old) = (read.clone(), elect.settings.clone());
                 // Files may hang: read and checked on a thread of its own, taken over by the loop.
                 let job = move || drop(read.blocking_send(reload(&old)));
                 if let Err(error) = std::thread::Builder::new().name("reload".into()).spawn(job) {
                     let text = format!(
-                        "no thread for a reload ({error}): the old configuration stays in force; systemctl reload dre again"
+                        "no thread for a reload ({error}): the old configuration stays in force; systemctl reload {unit} again"
                     );
                     journal.log(Notice::ConfigRejected { text });
                     elect.notify.ready();
@@ -681,7 +732,7 @@ impl Elect {
     }
 }
 
-async fn reports(stream: Option<&Stream>) {
+async fn readable(stream: Option<&Stream>) {
     match stream {
         Some(stream) => drop(stream.readable().await),
         None => std::future::pending().await,

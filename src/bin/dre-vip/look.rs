@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{SyncSender, sync_channel};
 
 use dre::shell::gate::Programs;
-use dre::shell::netlink::{Address, Hook, Interface, Kernel};
+use dre::shell::netlink::{Address, Hook, Interface, Kernel, Mark};
 use tokio::sync::mpsc;
 
 /// What to put right on the way. Interfaces are named, not numbered: the look knows best which they are by then.
@@ -114,11 +114,11 @@ pub struct Looker(SyncSender<Asked>);
 
 impl Looker {
     /// What is seen comes out of the receiver.
-    pub fn start() -> io::Result<(Self, mpsc::Receiver<Seen>)> {
+    pub fn start(mark: Mark) -> io::Result<(Self, mpsc::Receiver<Seen>)> {
         // One under way, one behind it: what is asked after an event is never answered by a look from before it.
         let (ask, asked) = sync_channel::<Asked>(1);
         let (tell, seen) = mpsc::channel(1);
-        let mut kernel = Kernel::new()?;
+        let mut kernel = Kernel::new(mark)?;
         std::thread::Builder::new().name("look".into()).spawn(move || {
             while let Ok(asked) = asked.recv() {
                 if tell.blocking_send(look(&mut kernel, &asked)).is_err() {

@@ -11,14 +11,15 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use dre::config::{self, Settings, Vip};
+use dre::logic::group::unit;
 use dre::logic::holder::{Act, Holder, Layout};
 use dre::logic::time::Moment;
-use dre::notice::{Notice, Priority};
+use dre::notice::Notice;
 use dre::shell::clock::{self, Alarm};
 use dre::shell::frames::Wire;
 use dre::shell::gate::Gate;
 use dre::shell::journal::Journal;
-use dre::shell::netlink::{self, Heard, Hook, Interface, Kernel};
+use dre::shell::netlink::{self, Heard, Hook, Interface, Kernel, Mark};
 use dre::shell::notify::{self, Notify};
 use dre::shell::realtime;
 use dre::shell::stream::Stream;
@@ -43,9 +44,7 @@ const RETRY: Duration = Duration::from_millis(500);
 const FRAMES_MAX: usize = 32;
 
 fn main() -> ExitCode {
-    let level =
-        std::env::var("DRE_LOG_LEVEL").ok().and_then(|w| Priority::from_word(&w)).unwrap_or(Priority::Info);
-    let journal = match Journal::start("dre-vip", level) {
+    let journal = match Journal::start("dre-vip", config::log_level()) {
         Ok(journal) => journal,
         Err(error) => {
             eprintln!("dre-vip: cannot start the journal's thread: {error}");
@@ -77,9 +76,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Where dre-elect listens.
-fn stream_path() -> PathBuf {
-    std::env::var_os("DRE_LEASE_SOCKET").map_or_else(|| Path::new("/run/dre/lease").into(), PathBuf::from)
+/// Where dre-elect of this group listens.
+fn stream_path(group: &str) -> PathBuf {
+    std::env::var_os("DRE_LEASE_SOCKET")
+        .map_or_else(|| config::runtime_directory(group).join("lease"), PathBuf::from)
 }
 
 /// Service interfaces by number, in the order in which the VIPs name them.
@@ -144,6 +144,7 @@ impl Service {
         };
         let kind = if gate.is_some() { GateKind::Bpf } else { GateKind::Lifetimes };
         let layout = layout(&settings);
+        let mark = Mark::of(&settings.group);
         let mut service = Self {
             names: layout.interfaces.clone(),
             holder: Holder::new(kind, layout),
@@ -152,7 +153,7 @@ impl Service {
             journal,
             gate,
             unguarded: BTreeMap::new(),
-            kernel: Kernel::new()?,
+            kernel: Kernel::new(mark)?,
             interfaces: BTreeMap::new(),
             wires: BTreeMap::new(),
             removing: BTreeMap::new(),
@@ -173,7 +174,8 @@ impl Service {
 
     /// Said when it begins and when its reason changes.
     fn no_stream(&mut self, path: &Path, error: &io::Error) {
-        let text = format!("{}: {error}; waiting for dre.service", path.display());
+        let text =
+            format!("{}: {error}; waiting for {}.service", path.display(), unit("dre", &self.settings.group));
         if self.unreachable.as_ref() != Some(&text) {
             self.journal.log(Notice::Trouble { text: text.clone() });
             self.unreachable = Some(text);
@@ -669,13 +671,14 @@ async fn run(settings: Settings, journal: &Journal) -> io::Result<()> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let mut hangup = signal(SignalKind::hangup())?;
-    let mut listener = netlink::Listener::new()?;
+    let mark = Mark::of(&settings.group);
+    let mut listener = netlink::Listener::new(mark.clone())?;
     let mut alarm = Alarm::new()?;
     let mut service = Service::new(settings, journal.clone())?;
-    let path = stream_path();
+    let path = stream_path(&service.settings.group);
 
     service.look_now(clock::now());
-    let (looker, mut looks) = Looker::start()?;
+    let (looker, mut looks) = Looker::start(mark)?;
     service.look_due = clock::now() + RESYNC;
     service.act();
     journal

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueHint};
+use dre::logic::group;
 
 use crate::rules::setup::Wanted;
 
@@ -12,10 +13,14 @@ use crate::rules::setup::Wanted;
 #[derive(Debug, Parser)]
 #[command(name = "drectl", version, after_help = EXAMPLES, after_long_help = LONG, max_term_width = 100)]
 pub struct Cli {
-    /// The control socket of dre.service
+    /// The group; default: the only one that is configured, or dre. The status and the checks are of all of them
+    #[arg(long, short, global = true, env = "DRE_GROUP", value_name = "NAME", hide_env_values = true)]
+    #[arg(value_parser = group_name)]
+    pub group: Option<String>,
+    /// The control socket of the group's dre.service [default: /run/dre/control, /run/dre-GROUP/control]
     #[arg(long, global = true, env = "DRE_CONTROL", value_name = "PATH", value_hint = ValueHint::FilePath)]
-    #[arg(default_value = "/run/dre/control", hide_env_values = true)]
-    pub socket: PathBuf,
+    #[arg(hide_env_values = true)]
+    pub socket: Option<PathBuf>,
     /// The control socket of dre-sync.service
     #[arg(long, global = true, env = "DRE_SYNC_CONTROL", value_name = "PATH", value_hint = ValueHint::FilePath)]
     #[arg(default_value = "/run/dre-sync/control", hide_env_values = true)]
@@ -31,7 +36,8 @@ Examples:
   drectl switchover             hand the role to the other node, print the gap
   drectl check                  is this node ready for its part?
   drectl config check           would the daemons accept /etc/dre/dre.toml and sync.toml?
-  drectl rules                  are the rules files the same on both nodes?";
+  drectl rules                  are the rules files the same on both nodes?
+  drectl -g mysql switchover    the same of another group of this machine";
 
 const LONG: &str = "\
 Examples:
@@ -41,11 +47,12 @@ Examples:
   drectl check                  is this node ready for its part?
   drectl config check           would the daemons accept /etc/dre/dre.toml and sync.toml?
   drectl rules                  are the rules files the same on both nodes?
+  drectl -g mysql switchover    the same of another group of this machine
 
 Exit status:
   0   done
   64  usage
-  69  dre.service (for drectl rules: dre-sync.service) is not running or does not answer
+  69  dre.service (of a group: dre@GROUP.service; for drectl rules: dre-sync.service) is not running or does not answer
   75  refused for now; the message says why and what to do
   78  the configuration does not hold";
 
@@ -53,7 +60,9 @@ Exit status:
 pub enum Command {
     /// Who is active, is the service given, what is wrong
     #[command(
-        after_help = "Examples:\n  drectl status\n  drectl status --watch\n  drectl status --json | jq .role"
+        after_help = "Without --group the status of every group of this machine that is configured, with --json a line each.\n\n\
+                      Examples:\n  drectl status\n  drectl status --watch\n  drectl status --json | jq .role\n  \
+                      drectl -g mysql status"
     )]
     Status(StatusArgs),
     /// Hand the role over, wait for it, print the gap the nodes measured
@@ -80,6 +89,17 @@ pub enum Command {
         #[command(subcommand)]
         command: Option<Rules>,
     },
+    /// The database server that follows the role of the group (name it: -g mysql)
+    ///
+    /// Without a command it shows how it stands.
+    #[command(
+        after_help = "Examples:\n  drectl -g mysql db\n  drectl -g mysql db status --watch\n  drectl -g mysql db check\n  \
+                            drectl -g mysql db promote --force"
+    )]
+    Db {
+        #[command(subcommand)]
+        command: Option<Db>,
+    },
     /// Is this node ready for its part? Findings, each with its remedy
     #[command(
         after_help = "Run it as root: the key, the firewall and BPF cannot be looked at otherwise.\n\n\
@@ -97,6 +117,25 @@ pub enum Command {
         #[arg(value_hint = ValueHint::DirPath)]
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Db {
+    /// State, replication, the peer's server, what commits wait for
+    Status(StatusArgs),
+    /// Each setting of the server that is not as it must be, with what to write where; the agent need not run
+    Check(Json),
+    /// The next promotion here takes what this server has, whatever is missing
+    ///
+    /// For the day on which the other machine is gone for good, or its data is to be given up. The role itself is taken by drectl
+    /// switchover or drectl lease take.
+    Promote {
+        /// Transactions may be lost by it: say that you mean it
+        #[arg(long)]
+        force: bool,
+    },
+    /// Replicate although this server has transactions that the peer lacks
+    AcceptErrant,
 }
 
 #[derive(Debug, Default, Args)]
@@ -126,6 +165,11 @@ pub struct Wait {
     /// How long to wait for it to be done
     #[arg(long, value_name = "SECONDS", default_value_t = 15.0, value_parser = seconds)]
     pub timeout: f64,
+}
+
+/// What names a group.
+fn group_name(text: &str) -> Result<String, String> {
+    group::fault(text).map_or_else(|| Ok(text.to_owned()), |why| Err(why.to_owned()))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {
@@ -170,9 +214,10 @@ pub enum Lease {
 pub enum Config {
     /// Exactly the daemons' own validation, and what this host says to it
     ///
-    /// Of dre.toml and, where there is one beside it, of sync.toml.
+    /// Of every group's file, or of that of --group, and of sync.toml where there is one beside dre.toml. A FILE is taken for the
+    /// group's after which it is called.
     #[command(after_help = "Examples:\n  drectl config check\n  drectl config check ./dre.toml.new\n  \
-                      drectl config check ./sync.toml.new")]
+                      drectl config check ./sync.toml.new\n  drectl -g mysql config check")]
     Check(FileArgs),
     /// The effective settings, with what is derived from them
     #[command(after_help = "Examples:\n  drectl config show\n  drectl config show --json | jq .derived")]
@@ -412,7 +457,17 @@ mod tests {
     fn the_socket_may_be_named_before_and_after_the_command() {
         for line in [["drectl", "--socket", "/x", "status"], ["drectl", "status", "--socket", "/x"]] {
             let cli = Cli::try_parse_from(line).expect("parses");
-            assert_eq!(cli.socket, PathBuf::from("/x"));
+            assert_eq!(cli.socket, Some(PathBuf::from("/x")));
+        }
+    }
+
+    #[test]
+    fn a_group_may_be_named_before_and_after_the_command() {
+        for line in [["drectl", "-g", "mysql", "status"], ["drectl", "status", "--group", "mysql"]] {
+            assert_eq!(Cli::try_parse_from(line).expect("parses").group.as_deref(), Some("mysql"));
+        }
+        for bad in ["../x", "sync", ""] {
+            assert!(Cli::try_parse_from(["drectl", "-g", bad]).is_err(), "{bad}");
         }
     }
 

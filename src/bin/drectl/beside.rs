@@ -4,11 +4,12 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use dre::config::sync;
+use dre::logic::group::PLAIN;
 use dre::rules::SetStatus;
 use dre::snapshot::{Alarm, Status};
 use serde::Serialize;
 
-use crate::client::{Client, SYNC};
+use crate::client::{Client, Daemon};
 use crate::exit::Fail;
 
 /// dre-sync answers in a millisecond; nobody waits longer for what stands beside.
@@ -50,8 +51,13 @@ impl<'a> Beside<'a> {
         Self { socket, file, left_alone: None }
     }
 
-    /// `status` with dre-sync's sets and alarms; as it is where there is no dre-sync.
+    /// `status` with dre-sync's sets and alarms; as it is where there is no dre-sync, and of another group than that whose pair it
+    /// connects.
     pub fn with(&mut self, mut status: Status) -> Whole {
+        // An old daemon does not say which it is.
+        if !matches!(status.group.as_str(), "" | PLAIN) {
+            return Whole { status, rules: None };
+        }
         let listens = self.socket.exists();
         if !listens && !self.file.exists() {
             return Whole { status, rules: None };
@@ -61,7 +67,8 @@ impl<'a> Beside<'a> {
             status.alarms.push(silent(text));
             return Whole { status, rules: Some(vec![]) };
         }
-        let asked = Client::to(SYNC, self.socket, ANSWER_WITHIN).and_then(|mut client| client.rules());
+        let asked =
+            Client::to(Daemon::sync(), self.socket, ANSWER_WITHIN).and_then(|mut client| client.rules());
         match asked {
             Ok(rules) => {
                 self.left_alone = None;

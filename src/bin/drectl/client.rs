@@ -2,9 +2,11 @@
 
 use std::io::{self, ErrorKind, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use dre::database::DatabaseStatus;
+use dre::logic::group;
 use dre::rules::RulesStatus;
 use dre::snapshot::Status;
 use serde::de::DeserializeOwned;
@@ -20,15 +22,61 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(7);
 const REPLY_MAX: usize = 64 * 1024 * 1024;
 
 /// Whom to talk to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Daemon {
     interface: &'static str,
     /// Without its `.service`; its socket unit has the same name.
-    unit: &'static str,
+    unit: String,
 }
 
-pub const ELECT: Daemon = Daemon { interface: "io.dre.Control", unit: "dre" };
-pub const SYNC: Daemon = Daemon { interface: "io.dre.Rules", unit: "dre-sync" };
+impl Daemon {
+    /// dre-elect of a group.
+    pub fn elect(group: &str) -> Self {
+        Self { interface: "io.dre.Control", unit: group::unit("dre", group) }
+    }
+
+    /// dre-mysql of a group.
+    pub fn database(group: &str) -> Self {
+        Self { interface: "io.dre.Database", unit: format!("dre-mysql@{group}") }
+    }
+
+    pub fn sync() -> Self {
+        Self { interface: "io.dre.Rules", unit: "dre-sync".into() }
+    }
+}
+
+/// A group, and where its dre-elect listens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    pub group: String,
+    pub socket: PathBuf,
+}
+
+impl Place {
+    /// `socket`: named by hand.
+    pub fn of(group: &str, socket: Option<&Path>) -> Self {
+        let usual = || Path::new("/run").join(group::directory(group)).join("control");
+        Self { group: group.to_owned(), socket: socket.map_or_else(usual, Path::to_path_buf) }
+    }
+
+    /// A command line of drectl for it.
+    pub fn command(&self, words: &str) -> String {
+        command(&self.group, words)
+    }
+
+    /// Its unit of that kind, without the suffix.
+    pub fn unit(&self, base: &str) -> String {
+        group::unit(base, &self.group)
+    }
+}
+
+/// A command line of drectl for a group; an old daemon does not say which it is.
+pub fn command(group: &str, words: &str) -> String {
+    match group {
+        "" | group::PLAIN => format!("drectl {words}"),
+        other => format!("drectl -g {other} {words}"),
+    }
+}
 
 /// One connection to a control socket.
 pub struct Client {
@@ -41,17 +89,17 @@ pub struct Client {
 
 impl Client {
     /// To dre-elect.
-    pub fn connect(socket: &Path) -> Result<Self, Fail> {
-        Self::to(ELECT, socket, ANSWER_WITHIN)
+    pub fn connect(place: &Place) -> Result<Self, Fail> {
+        Self::to(Daemon::elect(&place.group), &place.socket, ANSWER_WITHIN)
     }
 
     /// To dre-sync.
     pub fn sync(socket: &Path) -> Result<Self, Fail> {
-        Self::to(SYNC, socket, ANSWER_WITHIN)
+        Self::to(Daemon::sync(), socket, ANSWER_WITHIN)
     }
 
     pub fn to(daemon: Daemon, socket: &Path, patience: Duration) -> Result<Self, Fail> {
-        let unit = daemon.unit;
+        let unit = daemon.unit.as_str();
         let stream = dial(socket, patience).map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => Fail::not_running(unit),
             ErrorKind::PermissionDenied => Fail::refused(format!(
@@ -76,9 +124,14 @@ impl Client {
         self.read_status()
     }
 
+    /// dre-mysql's.
+    pub fn database(&mut self) -> Result<DatabaseStatus, Fail> {
+        self.read_status()
+    }
+
     fn read_status<S: DeserializeOwned>(&mut self) -> Result<S, Fail> {
         let reply = self.call("Status", json!({}))?;
-        status_of(self.daemon, &reply)
+        status_of(&self.daemon, &reply)
     }
 
     /// One call, one answer.
@@ -101,7 +154,7 @@ impl Client {
         let method = format!("{}.{method}", self.daemon.interface);
         self.send(json!({ "method": method, "parameters": parameters }))?;
         let reply = self.receive(Instant::now() + patience)?;
-        reply.map(|reply| parameters_of(self.daemon, &reply)).transpose()
+        reply.map(|reply| parameters_of(&self.daemon, &reply)).transpose()
     }
 
     /// Statuses from now on; see [`Client::next`].
@@ -121,10 +174,15 @@ impl Client {
         self.next_status(until)
     }
 
+    /// dre-mysql's.
+    pub fn next_database(&mut self, until: Instant) -> Result<Option<DatabaseStatus>, Fail> {
+        self.next_status(until)
+    }
+
     fn next_status<S: DeserializeOwned>(&mut self, until: Instant) -> Result<Option<S>, Fail> {
         let patience = Instant::now() + self.patience;
         match self.receive(until.min(patience))? {
-            Some(reply) => status_of(self.daemon, &parameters_of(self.daemon, &reply)?).map(Some),
+            Some(reply) => status_of(&self.daemon, &parameters_of(&self.daemon, &reply)?).map(Some),
             None if patience < until => Err(self.silence(self.patience)),
             None => Ok(None),
         }
@@ -178,7 +236,7 @@ impl Client {
     }
 
     fn silence(&self, within: Duration) -> Fail {
-        let unit = self.daemon.unit;
+        let unit = &self.daemon.unit;
         Fail::silent(format!(
             "{unit}.service does not answer within {} s; look at: systemctl status {unit}, journalctl -u {unit} -e",
             within.as_secs_f32()
@@ -186,7 +244,7 @@ impl Client {
     }
 
     fn hung_up(&self) -> Fail {
-        let unit = self.daemon.unit;
+        let unit = &self.daemon.unit;
         Fail::silent(format!(
             "{unit}.service closed the connection: it stops, was restarted, or is older than drectl and does not know \
              this command; look at: systemctl status {unit}, drectl version"
@@ -202,8 +260,8 @@ fn dial(path: &Path, within: Duration) -> io::Result<UnixStream> {
 }
 
 /// What a reply carries, or the error it is.
-fn parameters_of(daemon: Daemon, reply: &Value) -> Result<Value, Fail> {
-    let unit = daemon.unit;
+fn parameters_of(daemon: &Daemon, reply: &Value) -> Result<Value, Fail> {
+    let unit = &daemon.unit;
     let parameters = reply.get("parameters").cloned().unwrap_or_else(|| json!({}));
     let Some(error) = reply.get("error").and_then(Value::as_str) else { return Ok(parameters) };
     let reason = parameters.get("reason").and_then(Value::as_str);
@@ -217,8 +275,8 @@ fn parameters_of(daemon: Daemon, reply: &Value) -> Result<Value, Fail> {
     }
 }
 
-fn status_of<S: DeserializeOwned>(daemon: Daemon, parameters: &Value) -> Result<S, Fail> {
-    let unit = daemon.unit;
+fn status_of<S: DeserializeOwned>(daemon: &Daemon, parameters: &Value) -> Result<S, Fail> {
+    let unit = &daemon.unit;
     serde_json::from_value(parameters.get("status").cloned().unwrap_or_default()).map_err(|error| {
         Fail::silent(format!(
             "the running {unit}.service is of a version that drectl {} cannot read ({error}); restart it with: \
@@ -235,28 +293,39 @@ mod tests {
 
     #[test]
     fn without_a_daemon_the_remedy_is_named_and_the_status_is_69() {
-        let Err(fail) = Client::connect(Path::new("/nonexistent/control")) else { panic!("connected") };
-        assert_eq!(fail.code, NOT_RUNNING);
-        assert_eq!(fail.text, "dre.service is not running; start it with: systemctl start dre");
+        for (group, unit) in [("dre", "dre"), ("mysql", "dre@mysql")] {
+            let place = Place::of(group, Some(Path::new("/nonexistent/control")));
+            let Err(fail) = Client::connect(&place) else { panic!("connected") };
+            assert_eq!(fail.code, NOT_RUNNING);
+            assert_eq!(
+                fail.text,
+                format!("{unit}.service is not running; start it with: systemctl start {unit}")
+            );
+        }
+        assert_eq!(Place::of("mysql", None).socket, Path::new("/run/dre-mysql/control"));
     }
 
     #[test]
     fn a_refusal_is_the_daemons_own_sentence_and_status_75() {
         let reply = json!({ "error": "io.dre.Control.Refused", "parameters": { "reason": "not now; wait" } });
-        assert_eq!(parameters_of(ELECT, &reply), Err(Fail { code: REFUSED, text: "not now; wait".into() }));
+        assert_eq!(
+            parameters_of(&Daemon::elect("dre"), &reply),
+            Err(Fail { code: REFUSED, text: "not now; wait".into() })
+        );
     }
 
     #[test]
     fn a_status_of_another_version_is_read_as_far_as_it_goes() {
         let parameters = json!({ "status": { "node": "hadev1", "role": "active", "coming": [1, 2] } });
-        let status: Status = status_of(ELECT, &parameters).expect("readable");
+        let status: Status = status_of(&Daemon::elect("dre"), &parameters).expect("readable");
         assert_eq!((status.node.as_str(), status.role.as_str(), status.term), ("hadev1", "active", 0));
     }
 
     #[test]
     fn half_an_answer_is_waited_for_and_two_in_one_are_two() {
         let (ours, mut theirs) = UnixStream::pair().expect("a pair");
-        let mut client = Client { stream: ours, buffer: vec![], daemon: ELECT, patience: ANSWER_WITHIN };
+        let mut client =
+            Client { stream: ours, buffer: vec![], daemon: Daemon::elect("dre"), patience: ANSWER_WITHIN };
         theirs.write_all(b"{\"parameters\":{\"status\":").expect("written");
         assert_eq!(client.next(Instant::now() + Duration::from_millis(5)), Ok(None));
         theirs.write_all(b"{\"term\":1}}}\0{\"parameters\":{\"status\":{\"term\":2}}}\0").expect("written");

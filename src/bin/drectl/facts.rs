@@ -10,22 +10,21 @@ use dre::config::{self, Settings};
 use dre::shell::tipc::{self, tool};
 use serde_json::Value;
 
-use crate::client::Client;
+use crate::client::{Client, Place};
 use crate::clock;
 use crate::preflight::{
-    ARP_FILTER, Facts, Firewall, Interface, Manager, OWN_UNITS, PING_RANGE, PROMOTE, Tipc,
+    ARP_FILTER, Facts, Firewall, Interface, Manager, PING_RANGE, PROMOTE, Tipc, own_units,
 };
 
-pub fn gather(socket: &Path) -> Facts {
+pub fn gather(place: &Place) -> Facts {
     let mut facts = Facts {
+        group: place.group.clone(),
         host: config::host_name(),
         clock_synchronised: clock::synchronised(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         systemd: Path::new("/run/systemd/system").is_dir(),
         interfaces: interfaces(),
-        daemon: Some(
-            Client::connect(socket).and_then(|mut c| c.status()).map(|s| s.role).map_err(|f| f.text),
-        ),
+        daemon: Some(Client::connect(place).and_then(|mut c| c.status()).map(|s| s.role).map_err(|f| f.text)),
         ..Facts::default()
     };
     for path in [ARP_FILTER, PROMOTE, PING_RANGE] {
@@ -33,7 +32,7 @@ pub fn gather(socket: &Path) -> Facts {
             facts.sysctl.insert(path, value);
         }
     }
-    match config::load() {
+    match config::load_of(&place.group, None) {
         Ok(settings) => {
             let found = settings.check_host(&config::host_facts());
             // What is absent, and the host's own warnings, are findings of their own here; what is left are the file's.
@@ -53,7 +52,7 @@ pub fn gather(socket: &Path) -> Facts {
     let root = nix::unistd::geteuid().is_root();
     facts.gate = root.then(|| dre::shell::gate::available().map_err(|error| error.to_string()));
     if facts.systemd {
-        let mut units: Vec<String> = OWN_UNITS.map(str::to_owned).into();
+        let mut units: Vec<String> = own_units(&place.group).into();
         if let Some(s) = &facts.settings {
             units
                 .extend(s.services.active.iter().chain(&s.services.standby).chain(&s.services.both).cloned());

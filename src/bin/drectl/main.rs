@@ -1,7 +1,7 @@
 //! drectl: see and steer this pair of servers.
 //!
 //! It speaks Varlink with dre-elect and dre-sync (`client`), and reads file and machine itself where the daemon may not
-//! run (`settings`, `facts`). What is printed is made by pure functions (`page`, `preflight`).
+//! run (`settings`, `facts`). Several groups of one machine side by side are in `groups`. What is printed is made by pure functions (`page`, `preflight`).
 
 use std::io::{IsTerminal, Write};
 use std::path::Path;
@@ -15,15 +15,18 @@ use serde::Serialize;
 
 use crate::args::{Cli, Command, Config, Key, Lease, StatusArgs};
 use crate::beside::Beside;
-use crate::client::Client;
+use crate::client::{Client, Place};
 use crate::exit::{Done, Fail};
+use crate::preflight::Finding;
 
 mod args;
 mod beside;
 mod client;
 mod clock;
+mod db;
 mod exit;
 mod facts;
+mod groups;
 mod key;
 mod page;
 mod preflight;
@@ -53,25 +56,32 @@ fn main() -> ExitCode {
 }
 
 fn run(cli: &Cli) -> Done {
-    let socket = cli.socket.as_path();
+    let named = cli.group.as_deref();
+    let place = || Place::of(named.unwrap_or(&settings::usual_group()), cli.socket.as_deref());
     match cli.command.as_ref().unwrap_or(&Command::Status(StatusArgs { json: false, watch: false })) {
-        Command::Status(args) if args.watch => {
-            keep_watching(args.json, |drawn| follow(socket, &cli.sync_socket, args.json, drawn))
-        }
-        Command::Status(args) => {
-            let status = Client::connect(socket)?.status()?;
-            let whole = Beside::new(&cli.sync_socket).with(status);
-            print(&if args.json { json_line(&whole) } else { page::page(&whole.status, whole.sets(), now()) })
-        }
+        Command::Status(args) => match (places(cli).as_slice(), args.watch) {
+            ([place], true) => {
+                keep_watching(args.json, |drawn| follow(place, &cli.sync_socket, args.json, drawn))
+            }
+            ([place], false) => {
+                let status = Client::connect(place)?.status()?;
+                let whole = Beside::new(&cli.sync_socket).with(status);
+                let page = || page::page(&whole.status, whole.sets(), now());
+                print(&if args.json { json_line(&whole) } else { page() })
+            }
+            (all, true) => groups::watch(all, &cli.sync_socket, args.json),
+            (all, false) => groups::status(all, &cli.sync_socket, args.json),
+        },
+        Command::Db { command } => db::run(&place(), command.as_ref()),
         Command::Rules { command } => rules::run(&cli.sync_socket, command.as_ref()),
-        Command::Switchover(args) => role::switchover(socket, args),
-        Command::Lease(Lease::Take(lease)) => role::take(socket, lease),
-        Command::Lease(Lease::Release(lease)) => role::release(socket, lease),
-        Command::Config(Config::Check(args)) => settings::check(args),
-        Command::Config(Config::Show(args)) => settings::show(args),
+        Command::Switchover(args) => role::switchover(&place(), args),
+        Command::Lease(Lease::Take(lease)) => role::take(&place(), lease),
+        Command::Lease(Lease::Release(lease)) => role::release(&place(), lease),
+        Command::Config(Config::Check(args)) => settings::check(args, named),
+        Command::Config(Config::Show(args)) => settings::show(args, named),
         Command::Key(Key::New { out, force }) => print(&(key::new(out, *force)? + "\n")),
-        Command::Check(args) => check(socket, args.json),
-        Command::Version(args) => version(socket, args.json),
+        Command::Check(args) => check(&places(cli), args.json),
+        Command::Version(args) => version(&place(), args.json),
         Command::Completions { shell } => {
             let mut text = vec![];
             clap_complete::generate(*shell, &mut Cli::command(), "drectl", &mut text);
@@ -80,6 +90,16 @@ fn run(cli: &Cli) -> Done {
         Command::Man { dir } => clap_mangen::generate_to(Cli::command(), dir)
             .map_err(|error| Fail::refused(format!("{}: {error}; make the directory first", dir.display()))),
     }
+}
+
+/// The group that was named, or all that are configured; one whose socket was named is one.
+fn places(cli: &Cli) -> Vec<Place> {
+    let groups = match (&cli.group, &cli.socket) {
+        (Some(group), _) => vec![group.clone()],
+        (None, Some(_)) => vec![settings::usual_group()],
+        (None, None) => settings::all_groups(),
+    };
+    groups.iter().map(|group| Place::of(group, cli.socket.as_deref())).collect()
 }
 
 /// Seconds since 1970, for ages; nothing is decided by it.
@@ -127,8 +147,8 @@ fn keep_watching(json: bool, follow: impl Fn(bool) -> Done) -> Done {
     }
 }
 
-fn follow(socket: &Path, sync_socket: &Path, json: bool, drawn: bool) -> Done {
-    let mut client = Client::connect(socket)?;
+fn follow(place: &Place, sync_socket: &Path, json: bool, drawn: bool) -> Done {
+    let mut client = Client::connect(place)?;
     client.watch()?;
     let mut beside = Beside::new(sync_socket);
     loop {
@@ -153,21 +173,41 @@ fn draw(text: &str) -> Done {
     written(std::io::stdout().lock(), &format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\r\n")))
 }
 
-fn check(socket: &Path, json: bool) -> Done {
-    let findings = preflight::findings(&facts::gather(socket));
-    let ready = preflight::is_ready(&findings);
+/// A finding, and of which group: for scripts.
+#[derive(Serialize)]
+struct OfGroup<'a> {
+    #[serde(flatten)]
+    finding: &'a Finding,
+    group: &'a str,
+}
+
+fn check(places: &[Place], json: bool) -> Done {
+    let facts: Vec<_> = places.iter().map(facts::gather).collect();
+    let mut all: Vec<Vec<Finding>> = facts.iter().map(preflight::findings).collect();
+    let settings: Vec<_> = facts.into_iter().filter_map(|facts| facts.settings).collect();
+    if let Some(last) = all.last_mut() {
+        last.extend(preflight::among(&settings));
+    }
+    let ready = all.iter().all(|findings| preflight::is_ready(findings));
+    let every = || places.iter().zip(&all).flat_map(|(place, all)| all.iter().map(move |f| (place, f)));
     if json {
-        print(&(serde_json::to_string(&findings).unwrap_or_default() + "\n"))?;
+        let all: Vec<_> = every().map(|(place, finding)| OfGroup { finding, group: &place.group }).collect();
+        print(&(serde_json::to_string(&all).unwrap_or_default() + "\n"))?;
     } else {
-        for finding in &findings {
-            let mut text =
-                format!("{} {:<10} {}\n", page::paint_level(finding.level), finding.name, finding.what);
-            if !finding.remedy.is_empty() {
-                text += &format!("{:18} do: {}\n", "", finding.remedy);
+        for (place, findings) in places.iter().zip(&all) {
+            if places.len() > 1 {
+                print(&groups::heading(&place.group))?;
             }
-            print(&text)?;
+            for finding in findings {
+                let mut text =
+                    format!("{} {:<10} {}\n", page::paint_level(finding.level), finding.name, finding.what);
+                if !finding.remedy.is_empty() {
+                    text += &format!("{:18} do: {}\n", "", finding.remedy);
+                }
+                print(&text)?;
+            }
         }
-        let count = |level| findings.iter().filter(|finding| finding.level == level).count();
+        let count = |level| every().filter(|(_, finding)| finding.level == level).count();
         let (bad, warn) = (count(preflight::Level::Bad), count(preflight::Level::Warn));
         let verdict = if ready { "ready" } else { "NOT ready" };
         print(&format!(
@@ -177,18 +217,19 @@ fn check(socket: &Path, json: bool) -> Done {
     if ready { Ok(()) } else { Err(Fail { code: exit::REFUSED, text: String::new() }) }
 }
 
-fn version(socket: &Path, json: bool) -> Done {
+fn version(place: &Place, json: bool) -> Done {
     let own = env!("CARGO_PKG_VERSION");
     let daemon =
-        Client::connect(socket).and_then(|mut client| client.status()).map(|status| status.version).ok();
+        Client::connect(place).and_then(|mut client| client.status()).map(|status| status.version).ok();
+    let unit = place.unit("dre");
     if json {
         return print(&format!("{}\n", json!({ "drectl": own, "dre": daemon })));
     }
     match daemon {
-        Some(daemon) if daemon == own => print(&format!("drectl {own}, dre.service {daemon}\n")),
+        Some(daemon) if daemon == own => print(&format!("drectl {own}, {unit}.service {daemon}\n")),
         Some(daemon) => print(&format!(
-            "drectl {own}, dre.service {daemon}: restart it to run what is installed: systemctl restart dre\n"
+            "drectl {own}, {unit}.service {daemon}: restart it to run what is installed: systemctl restart {unit}\n"
         )),
-        None => print(&format!("drectl {own}, dre.service is not running\n")),
+        None => print(&format!("drectl {own}, {unit}.service is not running\n")),
     }
 }

@@ -3,12 +3,15 @@
 //! From the top: who am I and why; is the service given; what is wrong, remedy first; then the evidence; then what
 //! could be typed next.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
+use dre::logic::group::{PLAIN, unit};
 use dre::rules::SetStatus;
 use dre::snapshot::{Alarm, Link, Service, Status};
 
+use crate::client::command;
 use crate::{rules, when};
 
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -48,9 +51,10 @@ fn write(out: &mut String, s: &Status, sets: &[SetStatus], now: i64) -> std::fmt
     };
     writeln!(
         out,
-        "{} is {}, term {}, since {}: {}",
+        "{} is {}{}, term {}, since {}: {}",
         s.node,
         paint(style, &role),
+        if group(s) == PLAIN { String::new() } else { format!(" in group {}", s.group) },
         s.term,
         when::ago(&s.since, now),
         reason(s)
@@ -60,7 +64,7 @@ fn write(out: &mut String, s: &Status, sets: &[SetStatus], now: i64) -> std::fmt
     let mut alarms: Vec<&Alarm> = s.alarms.iter().collect();
     alarms.sort_by_key(|alarm| weight(&alarm.name));
     for alarm in alarms {
-        write_alarm(out, alarm, now)?;
+        write_alarm(out, group(s), alarm, now)?;
     }
     writeln!(out)?;
     for (name, text) in evidence(s, now).into_iter().chain(unsettled(sets)) {
@@ -91,19 +95,36 @@ fn unsettled(sets: &[SetStatus]) -> Vec<(&'static str, String)> {
     .collect()
 }
 
-pub fn write_alarm(out: &mut String, alarm: &Alarm, now: i64) -> std::fmt::Result {
+/// `group`: whose alarm it is.
+pub fn write_alarm(out: &mut String, group: &str, alarm: &Alarm, now: i64) -> std::fmt::Result {
     writeln!(out)?;
     let since = if alarm.since.is_empty() { String::new() } else { format!(" {}", since(&alarm.since, now)) };
     writeln!(out, "{}{since}", paint(BAD, &format!("ALARM {}", alarm.name)))?;
     let text = rules::page::plain(&alarm.text);
     // The daemons' sentences end with what to do; here that comes first.
+    let closer = look_closer(group);
     let (what, remedy) = match (remedy(&alarm.name), text.rsplit_once("; ")) {
         (Some(remedy), _) => (text.as_str(), remedy),
         (None, Some((what, remedy))) => (what, remedy),
-        (None, None) => (text.as_str(), "drectl check; journalctl -u dre -u dre-vip -e"),
+        (None, None) => (text.as_str(), closer.as_str()),
     };
     writeln!(out, "  do:  {remedy}")?;
     writeln!(out, "  why: {what}")
+}
+
+/// Whose status it is; an old daemon does not say.
+fn group(s: &Status) -> &str {
+    if s.group.is_empty() { PLAIN } else { &s.group }
+}
+
+/// Where there is more to be read.
+fn look_closer(group: &str) -> String {
+    format!(
+        "{}; journalctl -u {} -u {} -e",
+        command(group, "check"),
+        unit("dre", group),
+        unit("dre-vip", group)
+    )
 }
 
 /// Which alarm to read first: the cause before what follows from it, what was chosen last.
@@ -152,7 +173,10 @@ fn remedy(alarm: &str) -> Option<&'static str> {
 /// The rule in words.
 fn reason(s: &Status) -> String {
     match in_words(&s.rule) {
-        Some(words) => format!("{words} [{}]", s.rule),
+        Some(words) => {
+            let words = words.replace("dre.service", &format!("{}.service", unit("dre", group(s))));
+            format!("{words} [{}]", s.rule)
+        }
         None => s.rule.clone(),
     }
 }
@@ -191,7 +215,7 @@ fn service(s: &Status) -> (Style, String) {
     let open = matches!(v.gate.as_str(), "open" | "lifetimes-open" | "unguarded-open");
     let peer_heard = s.peer.state == "heard" || s.peer.state == "suspect";
     match s.role.as_str() {
-        "active" if !open => (BAD, format!("Service: NOT given: the gate is {}", gate(&v.gate))),
+        "active" if !open => (BAD, format!("Service: NOT given: the gate is {}", gate(s))),
         "active" if v.wanted == 0 => (CARE, "Service: given here, without VIPs (none are configured)".into()),
         "active" if v.held < v.wanted => {
             (BAD, format!("Service: given in part: {} of {} VIPs are held", v.held, v.wanted))
@@ -256,15 +280,15 @@ fn missing(s: &Status) -> (Style, String) {
     (if on_the_way && !alarm { CARE } else { BAD }, words.join(", "))
 }
 
-fn gate(word: &str) -> &str {
-    match word {
-        "absent" => "absent (dre-vip.service does not run)",
+fn gate(s: &Status) -> Cow<'_, str> {
+    Cow::Borrowed(match s.vips.gate.as_str() {
+        "absent" => return format!("absent ({}.service does not run)", unit("dre-vip", group(s))).into(),
         "lifetimes-open" => "open (by address lifetimes: the kernel refused BPF)",
         "lifetimes-shut" => "shut (by address lifetimes: the kernel refused BPF)",
         "unguarded-open" => "open, but NOT on every interface (alarm GateMissing)",
         "unguarded-shut" => "shut, but NOT on every interface (alarm GateMissing)",
         word => word,
-    }
+    })
 }
 
 /// Name and text, a row each.
@@ -313,7 +337,7 @@ fn evidence(s: &Status, now: i64) -> Vec<(&'static str, String)> {
     let v = &s.vips;
     rows.push((
         "VIPs",
-        format!("{} wanted, {} held, {} announced; gate {}", v.wanted, v.held, v.announced, gate(&v.gate)),
+        format!("{} wanted, {} held, {} announced; gate {}", v.wanted, v.held, v.announced, gate(s)),
     ));
     for (index, unit) in s.services.iter().enumerate() {
         let state = match unit.state.as_str() {
@@ -379,15 +403,15 @@ fn hints(s: &Status) -> Vec<(&'static str, String)> {
     let peer_heard = s.peer.state == "heard";
     match s.role.as_str() {
         "active" if peer_heard && s.peer.role == "standby" && s.peer.fit => {
-            hints.push(("hand over", "drectl switchover".into()));
+            hints.push(("hand over", command(&s.group, "switchover")));
         }
         "standby" if peer_heard && s.peer.role == "active" && s.fit => {
-            hints.push(("take over", format!("drectl switchover --to {}", s.node)));
+            hints.push(("take over", command(&s.group, &format!("switchover --to {}", s.node))));
         }
         _ => {}
     }
     if !s.alarms.is_empty() || !s.fit {
-        hints.push(("look closer", "drectl check; journalctl -u dre -u dre-vip -e".into()));
+        hints.push(("look closer", look_closer(group(s))));
     }
     hints
 }

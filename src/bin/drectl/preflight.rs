@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use dre::config::{self, Settings};
+use dre::logic::group;
 use dre::shell::tipc::AGAIN;
 use dre::shell::tipc::tool::State;
 use serde::Serialize;
@@ -31,6 +32,7 @@ pub struct Finding {
 /// What the machine said. `None` is "could not be read", which is not "no".
 #[derive(Debug, Clone, Default)]
 pub struct Facts {
+    pub group: String,
     pub host: String,
     /// Problems of the configuration are one finding; everything that needs the settings is left out then.
     pub settings: Option<Settings>,
@@ -327,7 +329,10 @@ fn arbitrator(f: &Facts, s: &Settings, all: &mut Vec<Finding>) {
             }
             Some((name, _)) => out.warn(
                 format!("{address} is reached over {name}, not over the neutral {}", arbitrator.interface),
-                "dre-vip installs a host route while it runs: systemctl status dre-vip",
+                format!(
+                    "dre-vip installs a host route while it runs: systemctl status {}",
+                    group::unit("dre-vip", &f.group)
+                ),
             ),
             None => out.bad(
                 format!("there is no route to {address}"),
@@ -530,8 +535,9 @@ fn units(f: &Facts, all: &mut Vec<Finding>) {
         out.bad("this machine does not run systemd", "dre needs systemd as PID 1");
         return;
     }
-    for unit in OWN_UNITS {
-        match f.enabled.get(unit).map(String::as_str) {
+    let dre = group::unit("dre", &f.group);
+    for unit in own_units(&f.group) {
+        match f.enabled.get(&unit).map(String::as_str) {
             Some("enabled" | "static" | "enabled-runtime" | "indirect") => {
                 out.ok(format!("{unit} is enabled"))
             }
@@ -541,19 +547,35 @@ fn units(f: &Facts, all: &mut Vec<Finding>) {
             Some("masked") => out.bad(format!("{unit} is masked"), format!("systemctl unmask {unit}")),
             Some(word) => out.warn(
                 format!("{unit} is {word}: after a reboot this node does not come back by itself"),
-                "systemctl enable dre",
+                format!("systemctl enable {dre}"),
             ),
         }
     }
     match &f.daemon {
-        Some(Ok(role)) => out.ok(format!("dre.service runs, this node is {role}")),
-        Some(Err(error)) => out.warn(error.clone(), "systemctl start dre"),
+        Some(Ok(role)) => out.ok(format!("{dre}.service runs, this node is {role}")),
+        Some(Err(error)) => out.warn(error.clone(), format!("systemctl start {dre}")),
         None => {}
     }
 }
 
 /// What must come back after a reboot.
-pub const OWN_UNITS: [&str; 3] = ["dre.service", "dre.socket", "dre-vip.service"];
+pub fn own_units(group: &str) -> [String; 3] {
+    [("dre", "service"), ("dre", "socket"), ("dre-vip", "service")]
+        .map(|(base, suffix)| format!("{}.{suffix}", group::unit(base, group)))
+}
+
+/// What the groups of this machine cannot have in common.
+pub fn among(groups: &[Settings]) -> Vec<Finding> {
+    let error = config::clashes(groups).err();
+    let findings = error.iter().flat_map(config::Error::findings);
+    let of = |f: &config::Finding| Finding {
+        level: Level::Bad,
+        name: "groups",
+        what: format!("{}: {}", f.what, f.why),
+        remedy: f.remedy.clone(),
+    };
+    findings.map(of).collect()
+}
 
 #[cfg(test)]
 mod tests;

@@ -7,7 +7,7 @@ use dre::snapshot::{Status, Takeover};
 use serde_json::json;
 
 use crate::args::{LeaseArgs, SwitchoverArgs, TakeArgs, Wait};
-use crate::client::Client;
+use crate::client::{Client, Place};
 use crate::exit::{Done, Fail};
 use crate::when;
 
@@ -27,11 +27,11 @@ fn invocation(lease: &LeaseArgs) -> Option<String> {
     std::env::var("INVOCATION_ID").ok().filter(|_| lease.unit)
 }
 
-pub fn take(socket: &Path, args: &TakeArgs) -> Done {
+pub fn take(place: &Place, args: &TakeArgs) -> Done {
     let wait = &args.lease.wait;
     let given_up = until(wait);
     loop {
-        let mut client = Client::connect(socket)?;
+        let mut client = Client::connect(place)?;
         let asked = client.call("LeaseTake", json!({ "unit": invocation(&args.lease), "force": args.force }));
         let Err(fail) = asked else { break };
         // While the role is let go here, systemd is about to stop this unit. If it does not, somebody wants it anew.
@@ -42,13 +42,13 @@ pub fn take(socket: &Path, args: &TakeArgs) -> Done {
         }
         std::thread::sleep(ASK_AGAIN);
     }
-    let last = wait_for(socket, given_up, &mut |s| (s.role == "active" && s.lease.held).then_some(s.term))?;
+    let last = wait_for(place, given_up, &mut |s| (s.role == "active" && s.lease.held).then_some(s.term))?;
     match last {
         Ok(term) => {
             if args.lease.unit {
                 // What binds a VIP fails without it: the role's services wait for the addresses, which follow in milliseconds. Not
                 // for ever: what they are worth without is for their own start to say.
-                let _ = wait_for(socket, Instant::now() + VIPS_FOLLOW_WITHIN, &mut |s| {
+                let _ = wait_for(place, Instant::now() + VIPS_FOLLOW_WITHIN, &mut |s| {
                     (s.role != "active" || s.vips.wanted == 0 || s.vips.gate.ends_with("open")).then_some(())
                 })?;
             }
@@ -57,7 +57,7 @@ pub fn take(socket: &Path, args: &TakeArgs) -> Done {
             }
             Ok(())
         }
-        Err(last) => Err(late("the lease was not granted", wait, last)),
+        Err(last) => Err(late(place, "the lease was not granted", wait, last)),
     }
 }
 
@@ -73,9 +73,9 @@ fn keep_term(file: &Path, term: u64) {
     }
 }
 
-pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
+pub fn release(place: &Place, lease: &LeaseArgs) -> Done {
     let wait = &lease.wait;
-    let mut client = Client::connect(socket)?;
+    let mut client = Client::connect(place)?;
     let parameters = json!({ "unit": invocation(lease) });
     if lease.unit {
         // Done with the answer: the role is let go in that very turn, or this is the unit of an earlier term and
@@ -84,29 +84,29 @@ pub fn release(socket: &Path, lease: &LeaseArgs) -> Done {
         return client.call_for("LeaseRelease", parameters, RELEASED_WITHIN).map(drop);
     }
     client.call("LeaseRelease", parameters)?;
-    let last = wait_for(socket, until(wait), &mut |s| (s.role == "standby").then_some(()))?;
+    let last = wait_for(place, until(wait), &mut |s| (s.role == "standby").then_some(()))?;
     match last {
         Ok(()) => Ok(()),
-        Err(last) => Err(late("the role is not let go yet", wait, last)),
+        Err(last) => Err(late(place, "the role is not let go yet", wait, last)),
     }
 }
 
-pub fn switchover(socket: &Path, args: &SwitchoverArgs) -> Done {
-    let before = Client::connect(socket)?.status()?;
+pub fn switchover(place: &Place, args: &SwitchoverArgs) -> Done {
+    let before = Client::connect(place)?.status()?;
     let plan = plan(&before, args.to.as_deref())?;
     anstream::println!("{}", plan.words);
     if plan.done {
         return Ok(());
     }
-    Client::connect(socket)?.call("Switchover", json!({ "to": plan.to, "force": args.force }))?;
+    Client::connect(place)?.call("Switchover", json!({ "to": plan.to, "force": args.force }))?;
     let mut left = false;
-    let outcome = wait_for(socket, until(&args.wait), &mut |s| progress(&before, s, &plan.to, &mut left))?;
+    let outcome = wait_for(place, until(&args.wait), &mut |s| progress(&before, s, &plan.to, &mut left))?;
     match outcome {
         Ok(Progress::Done) => {
             // Not by its time, which is told in whole seconds: the last one may have been in this very second.
             let one = |t: &Takeover| (t.here, t.gap_us);
             let old = before.last_takeover.as_ref().map(one);
-            let gap = wait_for(socket, Instant::now() + GAP_FOLLOWS_WITHIN, &mut |s| {
+            let gap = wait_for(place, Instant::now() + GAP_FOLLOWS_WITHIN, &mut |s| {
                 s.last_takeover.as_ref().filter(|t| Some(one(t)) != old).map(|t| t.gap_us)
             });
             match gap {
@@ -118,10 +118,14 @@ pub fn switchover(socket: &Path, args: &SwitchoverArgs) -> Done {
             Ok(())
         }
         Ok(Progress::TakenBack) => Err(Fail::refused(format!(
-            "{} did not take the role and {} took it back; look at {}: systemctl status dre dre-vip",
-            plan.to, before.node, plan.to
+            "{} did not take the role and {} took it back; look at {}: systemctl status {} {}",
+            plan.to,
+            before.node,
+            plan.to,
+            place.unit("dre"),
+            place.unit("dre-vip")
         ))),
-        Err(last) => Err(late("the switchover is not done", &args.wait, last)),
+        Err(last) => Err(late(place, "the switchover is not done", &args.wait, last)),
     }
 }
 
@@ -199,12 +203,12 @@ fn progress(before: &Status, s: &Status, to: &str, left: &mut bool) -> Option<Pr
 /// Watches until `done` finds what it looks for; the inner error is the last status at the deadline. A connection that
 /// ends on the way is made again: the daemon may close the one that was silent for longest.
 fn wait_for<T>(
-    socket: &Path,
+    place: &Place,
     until: Instant,
     done: &mut dyn FnMut(&Status) -> Option<T>,
 ) -> Result<Result<T, Option<Box<Status>>>, Fail> {
     let mut last = None;
-    let mut client = Client::connect(socket)?;
+    let mut client = Client::connect(place)?;
     client.watch()?;
     let mut again = true;
     loop {
@@ -219,7 +223,7 @@ fn wait_for<T>(
             Ok(None) => return Ok(Err(last)),
             Err(_) if again => {
                 again = false;
-                client = Client::connect(socket)?;
+                client = Client::connect(place)?;
                 client.watch()?;
             }
             Err(fail) => return Err(fail),
@@ -227,7 +231,7 @@ fn wait_for<T>(
     }
 }
 
-fn late(what: &str, wait: &Wait, last: Option<Box<Status>>) -> Fail {
+fn late(place: &Place, what: &str, wait: &Wait, last: Option<Box<Status>>) -> Fail {
     let why = match last {
         Some(s) => {
             let alarms: Vec<&str> = s.alarms.iter().map(|alarm| alarm.text.as_str()).collect();
@@ -240,7 +244,11 @@ fn late(what: &str, wait: &Wait, last: Option<Box<Status>>) -> Fail {
         }
         None => "no status came".into(),
     };
-    Fail::refused(format!("{what} within {} s: {why}; look at: drectl status --watch", wait.timeout))
+    Fail::refused(format!(
+        "{what} within {} s: {why}; look at: {}",
+        wait.timeout,
+        place.command("status --watch")
+    ))
 }
 
 #[cfg(test)]

@@ -5,23 +5,47 @@ use std::path::Path;
 use std::time::Duration;
 
 use dre::config::sync::{self, Sync};
-use dre::config::{self, EXIT_CONFIG, Error, Settings};
+use dre::config::{self, Database, Durability, EXIT_CONFIG, Error, RelayLost, Settings};
+use dre::logic::group::PLAIN;
 use serde_json::{Value, json};
 
 use crate::args::FileArgs;
 use crate::exit::{Done, Fail};
 
-/// Errors go out with colour; the stream strips it where it is not a terminal.
-fn failed(args: &FileArgs, error: &Error) -> Fail {
-    if args.json {
-        anstream::println!("{}", json!({ "ok": false, "errors": error.json(), "warnings": [] }));
+/// The groups that `drectl` shows where none is named; a machine without any file has group dre to be set up.
+pub fn all_groups() -> Vec<String> {
+    let all = config::groups();
+    if all.is_empty() { vec![PLAIN.into()] } else { all }
+}
+
+/// The group that is meant where none is named: the only one, else dre.
+pub fn usual_group() -> String {
+    match all_groups().as_slice() {
+        [only] => only.clone(),
+        _ => PLAIN.into(),
     }
-    Fail { code: EXIT_CONFIG, text: error.render(true).trim_end().to_owned() }
+}
+
+/// The same for a file named by hand: a group's that is called like it, whatever follows (`mysql.toml.new`).
+fn group_of(file: &Path) -> String {
+    let name = file.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let called = name.split('.').next().unwrap_or_default();
+    config::groups().into_iter().find(|group| group == called).unwrap_or_else(usual_group)
+}
+
+/// Errors go out with colour; the stream strips it where it is not a terminal.
+fn failed(args: &FileArgs, errors: &[Error]) -> Fail {
+    if args.json {
+        let all: Vec<_> = errors.iter().flat_map(Error::json).collect();
+        anstream::println!("{}", json!({ "ok": false, "errors": all, "warnings": [] }));
+    }
+    let texts: Vec<String> = errors.iter().map(|error| error.render(true).trim_end().to_owned()).collect();
+    Fail { code: EXIT_CONFIG, text: texts.join("\n") }
 }
 
 /// `here`: it must hold on this host as it is now, with its interfaces and addresses.
-fn load(file: Option<&Path>, here: bool) -> Result<(Settings, Vec<String>), Error> {
-    let settings = config::load_file(file)?;
+fn load(group: &str, file: Option<&Path>, here: bool) -> Result<(Settings, Vec<String>), Error> {
+    let settings = config::load_of(group, file)?;
     let found = settings.check_host(&config::host_facts());
     if here { found.present() } else { found.lasting() }?;
     let all = settings.warnings.iter().cloned().chain(found.warnings).collect();
@@ -48,15 +72,43 @@ fn meant(file: Option<&Path>) -> (Option<&Path>, std::path::PathBuf) {
     }
 }
 
-pub fn check(args: &FileArgs) -> Done {
+/// `named`: the group that was named; without one and without a file all of them.
+pub fn check(args: &FileArgs, named: Option<&str>) -> Done {
     let (file, sync_file) = meant(args.file.as_deref());
     // Asked about a sync.toml, whether this host has the heartbeats' addresses now is another question.
     let only_sync = args.file.as_deref() == Some(sync_file.as_path());
-    let (settings, mut warnings) = load(file, !only_sync).map_err(|error| failed(args, &error))?;
+    let groups = match (named, file) {
+        (Some(group), _) => vec![group.to_owned()],
+        (None, Some(file)) => vec![group_of(file)],
+        (None, None) if only_sync => vec![PLAIN.to_owned()],
+        (None, None) => all_groups(),
+    };
+    let (mut held, mut warnings, mut errors) = (vec![], vec![], vec![]);
+    for group in &groups {
+        match load(group, file, !only_sync) {
+            Ok((settings, more)) => {
+                let of =
+                    |text: String| if groups.len() > 1 { format!("group {group}: {text}") } else { text };
+                warnings.extend(more.into_iter().map(of));
+                held.push(settings);
+            }
+            Err(error) => errors.push(error),
+        }
+    }
+    // What was asked about is there, beside all that is in force.
+    let others = config::groups().into_iter().filter(|group| !groups.contains(group));
+    let others = others.filter_map(|group| config::load_of(&group, None).ok());
+    let all: Vec<Settings> = held.iter().cloned().chain(others).collect();
+    errors.extend(config::clashes(&all).err());
     // No sync.toml is a pair without rules files; one that was named must be there.
-    let wanted = only_sync || sync_file.exists();
-    let sync = if wanted { Some(load_sync(&sync_file, &settings)) } else { None };
-    let sync = sync.transpose().map_err(|error| failed(args, &error))?.map(|(sync, more)| {
+    let pair = held.iter().find(|settings| settings.group == PLAIN);
+    let sync = pair
+        .filter(|_| only_sync || sync_file.exists())
+        .and_then(|pair| load_sync(&sync_file, pair).map_err(|error| errors.push(error)).ok());
+    if !errors.is_empty() {
+        return Err(failed(args, &errors));
+    }
+    let sync = sync.map(|(sync, more)| {
         warnings.extend(more);
         sync
     });
@@ -67,14 +119,17 @@ pub fn check(args: &FileArgs) -> Done {
     for warning in &warnings {
         anstream::println!("warning: {warning}");
     }
-    let peer = settings.peer.as_deref().map_or("no peer".into(), |peer| format!("peer {peer}"));
-    anstream::println!(
-        "the configuration holds: node {}, {peer}, {} links, {} VIPs, lost after {} ms",
-        settings.node,
-        settings.link_names().len(),
-        settings.vips.len(),
-        ms(settings.heartbeat.dead_after())
-    );
+    for settings in &held {
+        let of = if groups.len() > 1 { format!(" of group {}", settings.group) } else { String::new() };
+        let peer = settings.peer.as_deref().map_or("no peer".into(), |peer| format!("peer {peer}"));
+        anstream::println!(
+            "the configuration{of} holds: node {}, {peer}, {} links, {} VIPs, lost after {} ms",
+            settings.node,
+            settings.link_names().len(),
+            settings.vips.len(),
+            ms(settings.heartbeat.dead_after())
+        );
+    }
     if let Some(sync) = sync {
         let names: Vec<&str> = sync.sets.iter().map(|set| set.name.as_str()).collect();
         anstream::println!(
@@ -86,8 +141,10 @@ pub fn check(args: &FileArgs) -> Done {
     Ok(())
 }
 
-pub fn show(args: &FileArgs) -> Done {
-    let (settings, _) = load(args.file.as_deref(), false).map_err(|error| failed(args, &error))?;
+pub fn show(args: &FileArgs, named: Option<&str>) -> Done {
+    let file = args.file.as_deref();
+    let group = named.map_or_else(|| file.map_or_else(usual_group, group_of), str::to_owned);
+    let (settings, _) = load(&group, file, false).map_err(|error| failed(args, &[error]))?;
     if args.json {
         anstream::println!("{}", as_json(&settings));
     } else {
@@ -136,11 +193,31 @@ fn as_json(s: &Settings) -> Value {
         "services": { "active": s.services.active, "standby": s.services.standby, "both": s.services.both },
         "election": {
             "preferred": s.election.preferred, "failback": s.election.failback,
+            "failback_hold_s": s.election.failback_hold.as_secs(),
             "startup_hold_ms": ms(s.election.startup_hold), "first": s.is_first(),
         },
+        "database": s.database.as_ref().map(|d| json!({
+            "unit": d.unit, "socket": d.socket, "port": d.port, "agent_port": d.agent_port,
+            "durability": durability(d), "max_lag_s": d.max_lag.as_secs(), "relay_wait_s": d.relay_wait.as_secs(),
+            "on_relay_lost": on_relay_lost(d), "keep_users": d.keep_users,
+        })),
         "digest": hex(&s.digest),
         "derived": derived,
     })
+}
+
+const fn durability(d: &Database) -> &'static str {
+    match d.durability {
+        Durability::Available => "available",
+        Durability::Strict => "strict",
+    }
+}
+
+const fn on_relay_lost(d: &Database) -> &'static str {
+    match d.on_relay_lost {
+        RelayLost::Promote => "promote",
+        RelayLost::Block => "block",
+    }
 }
 
 fn as_text(s: &Settings) -> String {
@@ -201,9 +278,31 @@ fn write_text(out: &mut String, s: &Settings) -> std::fmt::Result {
     if let Some(preferred) = &s.election.preferred {
         writeln!(out, "preferred = {preferred:?}")?;
     }
-    writeln!(out, "failback = {}\nstartup_hold_ms = {}", s.election.failback, ms(s.election.startup_hold))?;
+    writeln!(
+        out,
+        "failback = {}\nfailback_hold_s = {}\nstartup_hold_ms = {}",
+        s.election.failback,
+        s.election.failback_hold.as_secs(),
+        ms(s.election.startup_hold)
+    )?;
     let first = if s.is_first() { "this one" } else { "the peer" };
     writeln!(out, "# when both nodes are free, the role goes to {first}")?;
+    if let Some(d) = &s.database {
+        writeln!(
+            out,
+            "\n[database]\nunit = {:?}\nsocket = {:?}\nport = {}\nagent_port = {}",
+            d.unit, d.socket, d.port, d.agent_port
+        )?;
+        writeln!(
+            out,
+            "durability = {:?}\nmax_lag_s = {}\nrelay_wait_s = {}\non_relay_lost = {:?}\nkeep_users = {:?}",
+            durability(d),
+            d.max_lag.as_secs(),
+            d.relay_wait.as_secs(),
+            on_relay_lost(d),
+            d.keep_users
+        )?;
+    }
     writeln!(out, "\n# Derived; nothing of it can be set")?;
     for (name, value, meaning) in derived(s) {
         writeln!(out, "# {name:<17} {value:>7}  {meaning}")?;
@@ -250,6 +349,23 @@ preferred = "hadev1"
         ] {
             assert!(text.contains(line), "{line} is missing in\n{text}");
         }
+    }
+
+    #[test]
+    fn a_database_is_shown_as_it_is_written() {
+        let text = format!(
+            "{FILE}failback = true\nfailback_hold_s = 60\n[database]\ndurability = \"strict\"\nkeep_users = [\"mon\"]\n"
+        );
+        let sources = [(PathBuf::from("mysql.toml"), text)];
+        let settings = config::parse(&sources, "mysql", "hadev2", false).expect("holds");
+        let shown = as_text(&settings);
+        let table: toml::Table = shown.parse().expect("TOML");
+        assert_eq!(table["database"]["durability"].as_str(), Some("strict"), "{shown}");
+        assert_eq!(table["database"]["socket"].as_str(), Some("/run/mysqld/mysqld.sock"), "{shown}");
+        assert_eq!(table["election"]["failback_hold_s"].as_integer(), Some(60), "{shown}");
+        let value = as_json(&settings);
+        assert_eq!((&value["group"], &value["database"]["keep_users"]), (&json!("mysql"), &json!(["mon"])));
+        assert_eq!(value["database"]["relay_wait_s"], json!(60));
     }
 
     #[test]

@@ -273,7 +273,11 @@ fn root(bad: &mut Findings, name: &str, at: Option<&At<String>>, set: &Place) ->
         return None;
     }
     let path: PathBuf = path.components().collect();
-    let below = SYSTEM_BELOW.iter().find(|(dir, _)| path.starts_with(dir));
+    // Groups have directories of their own beside group dre's.
+    let of_a_group =
+        path.strip_prefix("/var/lib").ok().and_then(|below| below.to_str()?.strip_prefix("dre-"));
+    let of_a_group = of_a_group.map(|_| &("/var/lib/dre-", "dre's own"));
+    let below = SYSTEM_BELOW.iter().find(|(dir, _)| path.starts_with(dir)).or(of_a_group);
     if below.is_some() || SYSTEM.iter().chain(&PLACES).any(|dir| path == Path::new(dir)) {
         let why = below.map_or(
             "shared by everything on the machine; its files must not be another node's",

@@ -162,6 +162,8 @@ fn a_directory_of_the_system_is_no_set() {
         "/var/tmp/x",
         "/var/lib/dre",
         "/var/lib/dre/rules",
+        "/var/lib/dre-mysql",
+        "/var/lib/dre-rules/x",
         "/etc/dre",
         "/etc/systemd/system",
         "/usr/bin",

@@ -94,6 +94,27 @@ fn shows(s: &Status, golden: &str) {
     assert_eq!(page, golden.strip_prefix('\n').unwrap_or(golden), "\n{page}");
 }
 
+/// Of another group the page says which, and every command that it names is that group's.
+#[test]
+fn a_groups_page_names_its_group_and_its_units() {
+    let mut s = active();
+    s.group = "mysql".into();
+    s.rule = "Stopped".into();
+    s.vips.gate = "absent".into();
+    s.alarms = vec![alarm("Strange", "something is strange")];
+    let text = plain(&s);
+    for words in [
+        "is ACTIVE in group mysql, term",
+        "dre@mysql.service was stopped [Stopped]",
+        "absent (dre-vip@mysql.service does not run)",
+        "do:  drectl -g mysql check; journalctl -u dre@mysql -u dre-vip@mysql -e",
+        "hand over: drectl -g mysql switchover",
+        "look closer: drectl -g mysql check; journalctl -u dre@mysql -u dre-vip@mysql -e",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+}
+
 #[test]
 fn active_and_all_is_well() {
     shows(

@@ -30,6 +30,7 @@ fn ready() -> Facts {
         |address: &str| Interface { addresses: vec![ip(address)], carrier: true, manager: Manager::None };
     let enabled = |word: &str| word.to_owned();
     Facts {
+        group: "dre".into(),
         host: "hadev1".into(),
         settings: Some(settings.expect("holds")),
         key: Some(Ok(())),

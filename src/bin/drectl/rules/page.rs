@@ -6,6 +6,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use anstyle::Style;
+use dre::logic::group::PLAIN;
 use dre::logic::sync::state::SKEW_MAX;
 use dre::rules::{Kept, RulesStatus, SetStatus};
 use indicatif::{HumanBytes, HumanCount};
@@ -24,7 +25,7 @@ pub fn page(s: &RulesStatus, now: i64) -> String {
 fn write(out: &mut String, s: &RulesStatus, now: i64) -> std::fmt::Result {
     writeln!(out, "{}", peer(s))?;
     for alarm in &s.alarms {
-        write_alarm(out, alarm, now)?;
+        write_alarm(out, PLAIN, alarm, now)?;
     }
     writeln!(out)?;
     if s.sets.is_empty() {
