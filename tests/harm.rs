@@ -229,7 +229,10 @@ fn a_node_whose_systemd_cannot_start_the_role_gives_it_back() -> Result<()> {
     let pair = Pair::start_with(&toml, |root| lab::web::install(root, VIP))?;
     let (good, broken) = (pair.active()?, pair.standby()?);
     // Not at once: a role that goes and comes back within 50 ms is to the judge as if both had answered.
-    broken.write("/etc/systemd/system/dre-lease.service.d/90-lab.conf", "[Service]\nExecStartPre=sleep 0.2\n")?;
+    broken.write(
+        "/etc/systemd/system/dre-lease.service.d/90-lab.conf",
+        "[Service]\nExecStartPre=sleep 0.2\n",
+    )?;
     broken.sh("systemctl daemon-reload; chmod a-x /usr/bin/drectl")?;
     let seen = pair.judged(ms(3000), || good.run_for(&["drectl", "switchover"], SOON).map(drop))?;
     println!("FIGURE switchover to a node that cannot serve, and back: outage {:.1} ms", outage_ms(&seen));
