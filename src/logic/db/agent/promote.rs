@@ -36,7 +36,7 @@ pub(super) struct Promotion {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// The agent or the server was just started: it is looked at first, and the peer asked what it has of it.
+    /// The agent was just started: the server was not looked at yet.
     Starting {
         planned: bool,
     },
@@ -68,17 +68,16 @@ impl Agent {
         force: bool,
         out: &mut Vec<Action>,
     ) {
-        // The agent or the server was started anew, or it is asked twice.
-        let again = self.was_promoted(term);
-        if self.is_unlooked(again) {
+        if self.probe.is_none() && self.unit && self.misses < MISSES_MAX {
             self.give_up(out);
             self.begin_duty(now, Duty::Active { term, writes: false });
             let step = Step::Starting { planned };
             self.work =
                 Work::Promote(Promotion { term, begun: now, force, step, target: None, handed: false });
-            self.next_probe = now;
             return;
         }
+        // The agent or the server was started anew, or it is asked twice.
+        let again = self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term);
         // By what is known until now: what comes next changes what is of now.
         let refused = self.forbids_promotion(now, again).filter(|_| !force);
         self.give_up(out);
@@ -103,16 +102,6 @@ impl Agent {
         self.promotion_step(now, out);
     }
 
-    fn was_promoted(&self, term: u64) -> bool {
-        self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term)
-    }
-
-    /// The server was not looked at yet, or not since the peer said what it has of it.
-    fn is_unlooked(&self, again: bool) -> bool {
-        let there = self.unit && self.misses < MISSES_MAX;
-        there && (self.probe.is_none() || again && self.peer_must_be_asked())
-    }
-
     /// An operator's word while a promotion is under way.
     pub(super) fn force_promotion(&mut self, force: bool) {
         if let Work::Promote(promotion) = &mut self.work {
@@ -122,11 +111,6 @@ impl Agent {
 
     /// Begins the operation of the present step, where it is one.
     fn promotion_step(&mut self, now: Moment, out: &mut Vec<Action>) {
-        let unapplied = self.is_planted(Planted::NotApplied);
-        let Work::Promote(promotion) = &mut self.work else { return };
-        if unapplied && promotion.step == Step::Apply {
-            promotion.step = Step::SemiSync;
-        }
         let Work::Promote(promotion) = &self.work else { return };
         let (op, within) = match &promotion.step {
             Step::Starting { .. } | Step::HandOver => return,
@@ -167,7 +151,7 @@ impl Agent {
     fn will_be_promoted(&mut self, now: Moment, out: &mut Vec<Action>) {
         let Work::Promote(promotion) = &self.work else { return };
         let (term, target) = (promotion.term, promotion.target.clone());
-        if self.was_promoted(term) {
+        if self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term) {
             return;
         }
         let has = self.has();
@@ -189,14 +173,8 @@ impl Agent {
         match &mut promotion.step {
             Step::Starting { planned } => {
                 let (term, planned, force) = (promotion.term, *planned, promotion.force);
-                let (begun, again) = (promotion.begun, self.was_promoted(term));
-                if now >= begun + CHANNEL_WITHIN {
-                    self.anew = None;
-                }
-                if !self.is_unlooked(again) {
+                if self.probe.is_some() || !self.unit || self.misses >= MISSES_MAX {
                     self.begin_promotion(now, term, planned, force, out);
-                } else if self.channel && self.peer.as_ref().is_some_and(|peer| self.seen < peer.at) {
-                    self.next_probe = now;
                 }
             }
             Step::HandOver => {
@@ -354,6 +332,9 @@ impl Agent {
             Step::Writable => return self.promoted(now, &promotion, out),
             step @ (Step::Starting { .. } | Step::HandOver | Step::Drain { .. } | Step::Look { .. }) => step,
         };
+        if promotion.step == Step::Apply && self.is_planted(Planted::NotApplied) {
+            promotion.step = Step::SemiSync;
+        }
         self.work = Work::Promote(promotion);
         self.promotion_step(now, out);
     }
@@ -366,7 +347,7 @@ impl Agent {
         // This server's own is what counts from here on.
         (self.in_step, self.ahead, self.lags, self.left_behind) = (None, None, None, 0);
         self.change_record(|record| record.received = None);
-        (self.ring, self.anew) = (promotion.handed, None);
+        self.ring = promotion.handed;
         (self.next_write, self.again_at, self.accompanied) = (now, now, now);
         self.touched(now);
     }
@@ -386,7 +367,6 @@ impl Agent {
     pub(super) fn promotion_ends_at(now: Moment, promotion: &Promotion) -> Option<Moment> {
         match &promotion.step {
             // The first one that matters is looked at, whatever the time.
-            Step::Starting { .. } => Some(promotion.begun + CHANNEL_WITHIN),
             Step::HandOver if now < promotion.begun + CHANNEL_WITHIN => {
                 Some(promotion.begun + CHANNEL_WITHIN)
             }
