@@ -162,8 +162,7 @@ impl Agent {
         self.work = Work::Idle;
         let clean = demotion.read_only;
         if demotion.hands_over {
-            let received = self.has_or_will();
-            let tell = has.map_or(Tell::LetGo, |has| Tell::HandedOver { has: has.union(&received) });
+            let tell = has.map_or(Tell::LetGo, |has| Tell::HandedOver { has });
             if self.channel {
                 out.push(Action::Tell(Box::new(tell.clone())));
             }
