@@ -30,7 +30,7 @@ thread_local! {
 }
 
 /// Whether it panics, without the words of it: here a panic is what is asked for.
-fn fails(test: impl FnOnce() + panic::UnwindSafe) -> bool {
+pub(in crate::logic) fn fails(test: impl FnOnce() + panic::UnwindSafe) -> bool {
     static HOOK: Once = Once::new();
     HOOK.call_once(|| {
         let usual = panic::take_hook();

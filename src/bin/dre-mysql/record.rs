@@ -66,7 +66,8 @@ mod tests {
         fs::create_dir_all(&dir).expect("a directory");
         assert_eq!(read(&dir), Record::default());
         let gtids = Gtids::parse(Flavor::MariaDb, "0-1-5,0-2-9").expect("gtids");
-        let record = Record { received: Some(gtids.clone()), promoted: Some((7, gtids)), alone: true };
+        let record =
+            Record { received: Some(gtids.clone()), promoted: Some((7, gtids)), meant: 8, alone: true };
         write(&dir, &record).expect("written");
         assert_eq!(read(&dir), record);
         fs::write(dir.join(NAME), b"\x07").expect("written");

@@ -185,6 +185,8 @@ pub struct Agent {
     /// When the look that is not answered yet was begun.
     probing: Option<Moment>,
     misses: u32,
+    /// When the server was found to have been started anew. What it has lost by that, the peer knows.
+    anew: Option<Moment>,
     next_probe: Moment,
     unit: bool,
 
@@ -261,6 +263,7 @@ impl Agent {
             looked: Moment::ZERO,
             probing: Some(now),
             misses: 0,
+            anew: None,
             next_probe: now + PROBE_EVERY,
             unit: true,
             peer: None,
@@ -348,7 +351,12 @@ impl Agent {
                 let anew = self.probe.replace(probe).is_none() && self.looked > Moment::ZERO;
                 (self.seen, self.looked) = (begun, now);
                 if anew {
+                    self.anew = Some(now);
                     self.touched(now);
+                    // It may have lost what it had received and not applied; of the last moments nobody wrote down how much that was.
+                    if self.setup.on_relay_lost == RelayLost::Block {
+                        self.in_step = None;
+                    }
                 }
                 self.watch_lag(now);
                 self.left_behind = self.is_left_behind_by();
@@ -624,7 +632,7 @@ impl Agent {
                     priority: "warning",
                     text: "the server takes writes and this node has no role: it is made read-only".into(),
                 });
-                self.begin_demotion(now, None, now + AGAIN * 5, out);
+                self.begin_demotion(now, None, now + AGAIN * 2, out);
             }
             // A standby that is a source too delays its own applier.
             Duty::None if probe.semi_sync.enabled => {
@@ -642,8 +650,7 @@ impl Agent {
                     self.begin_promotion(now, term, false, true, out);
                 }
             }
-            // It was started anew under us: it comes up read-only. What the peer has of it is asked first, if there is somebody to ask.
-            Duty::Active { .. } if probe.read_only && self.channel && self.fresh_peer().is_none() => {}
+            // It was started anew under us: it comes up read-only.
             Duty::Active { term, .. } if probe.read_only => {
                 self.begin_promotion(now, term, false, false, out);
             }
@@ -762,22 +769,35 @@ impl Agent {
         let state = self.health.word().to_owned();
         let writes = matches!(self.duty, Duty::Active { writes: true, .. });
         // What it had before the role came or went is not what counts now.
-        let Some(probe) = self.probe.as_deref().filter(|_| self.seen >= self.duty_since) else {
+        let known = self.seen >= self.duty_since && self.misses == 0;
+        let Some(probe) = self.probe.as_deref().filter(|_| known) else {
             return (self.misses > 1).then_some(Tell::Down { state });
         };
         Some(Tell::Stand {
             server_id: probe.server_id,
             server_uuid: probe.server_uuid.clone(),
             flavor: probe.flavor,
-            has: probe.has.clone(),
+            has: if writes { probe.has.clone() } else { self.has_or_will() },
             purged: probe.purged.clone(),
             read_only: probe.read_only,
             active: writes,
-            term: self.record.promoted.as_ref().map_or(0, |(term, _)| *term),
+            term: self.own_term(),
             fit,
             state,
             semi_sync: probe.semi_sync.on,
         })
+    }
+
+    /// What is received will be applied, unless the applier has found that it does not fit.
+    fn has_or_will(&self) -> Gtids {
+        let has = self.probe.as_ref().map_or_else(|| Gtids::MariaDb([].into()), |probe| probe.has.clone());
+        let received = self.replica().filter(|replica| replica.applier_errno == 0);
+        received.map_or_else(|| has.clone(), |replica| has.clone().union(&replica.received))
+    }
+
+    /// Of this server's newest promotion.
+    fn own_term(&self) -> u64 {
+        self.record.promoted.as_ref().map_or(0, |(term, _)| *term).max(self.record.meant)
     }
 
     /// Nothing is known yet, and that is no failure.

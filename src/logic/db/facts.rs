@@ -227,6 +227,9 @@ pub struct Record {
     pub received: Option<Gtids>,
     /// The newest promotion of this server: term, and what it had.
     pub promoted: Option<(u64, Gtids)>,
+    /// The newest term in which it was asked to be ACTIVE, written down when it is asked: [`Self::promoted`] of a server that dies in the
+    /// moment of its promotion may be of the one before.
+    pub meant: u64,
     /// This server was the last to be ACTIVE, and nobody else could have gone on from where it stood.
     pub alone: bool,
 }

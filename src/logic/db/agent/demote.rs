@@ -162,7 +162,8 @@ impl Agent {
         self.work = Work::Idle;
         let clean = demotion.read_only;
         if demotion.hands_over {
-            let tell = has.map_or(Tell::LetGo, |has| Tell::HandedOver { has });
+            let received = self.has_or_will();
+            let tell = has.map_or(Tell::LetGo, |has| Tell::HandedOver { has: has.union(&received) });
             if self.channel {
                 out.push(Action::Tell(Box::new(tell.clone())));
             }

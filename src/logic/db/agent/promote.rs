@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::{Agent, Duty, Handed, Health, MISSES_MAX, Planted, SemiSet, Work};
 use crate::database::Word;
 use crate::logic::db::facts::{Action, Answer, Failure, Gtids, Op, Receiver, RelayLost, Tell};
+use crate::logic::db::gtids::Who;
 use crate::logic::time::Moment;
 
 /// How long a planned promotion waits for what the peer hands over. The peer's own bound is shorter.
@@ -36,7 +37,7 @@ pub(super) struct Promotion {
 
 #[derive(Debug, Clone, PartialEq)]
 enum Step {
-    /// The agent was just started: the server was not looked at yet.
+    /// The agent or the server was just started: it is looked at first, and the peer asked what it has of it.
     Starting {
         planned: bool,
     },
@@ -68,16 +69,17 @@ impl Agent {
         force: bool,
         out: &mut Vec<Action>,
     ) {
-        if self.probe.is_none() && self.unit && self.misses < MISSES_MAX {
+        // The agent or the server was started anew, or it is asked twice.
+        let again = self.was_promoted(term);
+        if self.is_unlooked(again) {
             self.give_up(out);
             self.begin_duty(now, Duty::Active { term, writes: false });
             let step = Step::Starting { planned };
             self.work =
                 Work::Promote(Promotion { term, begun: now, force, step, target: None, handed: false });
+            self.next_probe = now;
             return;
         }
-        // The agent or the server was started anew, or it is asked twice.
-        let again = self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term);
         // By what is known until now: what comes next changes what is of now.
         let refused = self.forbids_promotion(now, again).filter(|_| !force);
         self.give_up(out);
@@ -90,6 +92,8 @@ impl Agent {
         if let Some(reason) = refused.or(silent) {
             return self.refuse(term, reason, out);
         }
+        self.change_record(|record| record.meant = record.meant.max(term));
+        self.keep_now(now, out);
         let alone = self.record.alone && self.peer.is_none();
         let replicates = self.replica().is_some() && !again && !alone;
         let waits = planned && !self.is_planted(Planted::HandOverUnheard);
@@ -102,6 +106,16 @@ impl Agent {
         self.promotion_step(now, out);
     }
 
+    fn was_promoted(&self, term: u64) -> bool {
+        self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term)
+    }
+
+    /// The server was not looked at yet, or not since the peer said what it has of it.
+    fn is_unlooked(&self, again: bool) -> bool {
+        let there = self.unit && self.misses < MISSES_MAX;
+        there && (self.probe.is_none() || again && self.peer_must_be_asked())
+    }
+
     /// An operator's word while a promotion is under way.
     pub(super) fn force_promotion(&mut self, force: bool) {
         if let Work::Promote(promotion) = &mut self.work {
@@ -111,6 +125,11 @@ impl Agent {
 
     /// Begins the operation of the present step, where it is one.
     fn promotion_step(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let unapplied = self.is_planted(Planted::NotApplied);
+        let Work::Promote(promotion) = &mut self.work else { return };
+        if unapplied && promotion.step == Step::Apply {
+            promotion.step = Step::SemiSync;
+        }
         let Work::Promote(promotion) = &self.work else { return };
         let (op, within) = match &promotion.step {
             Step::Starting { .. } | Step::HandOver => return,
@@ -151,17 +170,12 @@ impl Agent {
     fn will_be_promoted(&mut self, now: Moment, out: &mut Vec<Action>) {
         let Work::Promote(promotion) = &self.work else { return };
         let (term, target) = (promotion.term, promotion.target.clone());
-        if self.record.promoted.as_ref().is_some_and(|(known, _)| *known == term) {
+        if self.was_promoted(term) {
             return;
         }
         let has = self.has();
         let has = target.map_or_else(|| has.clone(), |target| has.clone().union(&target));
-        // A peer that was ACTIVE until now is in step again only after it has heard this agent.
-        let alone = !self.channel;
-        self.change_record(|record| {
-            record.promoted = Some((term, has));
-            record.alone = alone;
-        });
+        self.change_record(|record| record.promoted = Some((term, has)));
         self.keep_now(now, out);
     }
 
@@ -173,18 +187,19 @@ impl Agent {
         match &mut promotion.step {
             Step::Starting { planned } => {
                 let (term, planned, force) = (promotion.term, *planned, promotion.force);
-                if self.probe.is_some() || !self.unit || self.misses >= MISSES_MAX {
+                let (begun, again) = (promotion.begun, self.was_promoted(term));
+                if now >= begun + CHANNEL_WITHIN {
+                    self.anew = None;
+                }
+                if !self.is_unlooked(again) {
                     self.begin_promotion(now, term, planned, force, out);
+                } else if self.channel && self.peer.as_ref().is_some_and(|peer| self.seen < peer.at) {
+                    self.next_probe = now;
                 }
             }
             Step::HandOver => {
                 match self.handed.take() {
-                    Some(Handed::Has(has)) => {
-                        (promotion.target, promotion.handed) = (Some(has), true);
-                        let replica = self.probe.as_ref().and_then(|probe| probe.replica.as_ref());
-                        let runs = replica.is_some_and(|r| r.receiver != Receiver::Stopped && r.applier);
-                        promotion.step = if runs { Step::Apply } else { Step::StartApplier };
-                    }
+                    Some(Handed::Has(has)) => return self.take_over_from(now, has, out),
                     // The server there is dead, or its agent: what arrived is what there is.
                     Some(Handed::Nothing) => promotion.step = drain(now),
                     None if !self.channel && now >= promotion.begun + CHANNEL_WITHIN => {
@@ -231,20 +246,59 @@ impl Agent {
                 }
                 self.drained(now, out);
             }
-            Step::Apply => {
-                let broken = self.replica().filter(|replica| replica.applier_errno != 0);
-                let Some(words) = broken.map(|r| format!("{} {}", r.applier_errno, r.applier_error)) else {
-                    return;
-                };
-                let Work::Promote(promotion) = &mut self.work else { return };
-                if promotion.force {
-                    promotion.step = Step::SemiSync;
-                    return self.promotion_step(now, out);
-                }
-                self.promotion_fails(&format!("SQL_STOPPED: the applier stopped: {words}"), out);
-            }
+            Step::Apply => self.watch_the_applier(now, out),
             _ => {}
         }
+    }
+
+    /// While what was received is applied: what stopped by itself will not come to an end, what somebody stopped is started again.
+    fn watch_the_applier(&mut self, now: Moment, out: &mut Vec<Action>) {
+        let Work::Promote(promotion) = &mut self.work else { return };
+        let since = self.acted.max(promotion.begun);
+        let probe = self.probe.as_ref().filter(|_| self.seen >= since);
+        let Some(replica) = probe.and_then(|probe| probe.replica.as_ref()) else { return };
+        if replica.applier_errno != 0 {
+            let words = format!(
+                "SQL_STOPPED: the applier stopped: {} {}",
+                replica.applier_errno, replica.applier_error
+            );
+            if promotion.force {
+                promotion.step = Step::SemiSync;
+                return self.promotion_step(now, out);
+            }
+            return self.promotion_fails(&words, out);
+        }
+        let comes = !promotion.handed || replica.receiver != Receiver::Stopped;
+        if !(replica.applier && comes) {
+            promotion.step = Step::StartApplier;
+            self.promotion_step(now, out);
+        }
+    }
+
+    /// The peer has said what it had last. It need not be a part of this history: it may have had the role for a moment, and a tail of
+    /// its own from before.
+    fn take_over_from(&mut self, now: Moment, handed: Gtids, out: &mut Vec<Action>) {
+        let Some(probe) = self.probe.as_deref() else {
+            return self.promotion_fails("the server does not answer", out);
+        };
+        let (who, term) = self.peer.as_ref().map_or((Who { id: 0, uuid: "" }, 0), |p| (p.who(), p.term));
+        let here = probe.has.errant(&handed, who).filter(|_| handed.beyond(&probe.has).is_some());
+        let runs = probe.replica.as_ref().is_some_and(|r| r.receiver != Receiver::Stopped && r.applier);
+        let ours = self.own_term() > term;
+        let Work::Promote(promotion) = &mut self.work else { return };
+        match here {
+            Some(missing) if !ours && !promotion.force => {
+                let (words, hint) = Health::Diverged(missing).words();
+                return self.promotion_fails(&format!("DIVERGED: {words}; {hint}"), out);
+            }
+            // What counts is here; nothing more is taken from there.
+            Some(_) => promotion.step = Step::StopReceiver,
+            None => {
+                (promotion.target, promotion.handed) = (Some(handed), true);
+                promotion.step = if runs { Step::Apply } else { Step::StartApplier };
+            }
+        }
+        self.promotion_step(now, out);
     }
 
     fn look_is_late(&mut self, now: Moment, begun: Moment, out: &mut Vec<Action>) {
@@ -321,6 +375,7 @@ impl Agent {
         } else if let Op::SemiSync { wait_without_replica, .. } = op {
             self.semi = SemiSet::On { waits_alone: *wait_without_replica };
         }
+        self.acted = now;
         promotion.step = match promotion.step {
             Step::StartApplier if promotion.handed => Step::Apply,
             Step::StartApplier => Step::StopReceiver,
@@ -332,9 +387,6 @@ impl Agent {
             Step::Writable => return self.promoted(now, &promotion, out),
             step @ (Step::Starting { .. } | Step::HandOver | Step::Drain { .. } | Step::Look { .. }) => step,
         };
-        if promotion.step == Step::Apply && self.is_planted(Planted::NotApplied) {
-            promotion.step = Step::SemiSync;
-        }
         self.work = Work::Promote(promotion);
         self.promotion_step(now, out);
     }
@@ -347,7 +399,7 @@ impl Agent {
         // This server's own is what counts from here on.
         (self.in_step, self.ahead, self.lags, self.left_behind) = (None, None, None, 0);
         self.change_record(|record| record.received = None);
-        self.ring = promotion.handed;
+        (self.ring, self.anew) = (promotion.handed, None);
         (self.next_write, self.again_at, self.accompanied) = (now, now, now);
         self.touched(now);
     }
@@ -367,10 +419,12 @@ impl Agent {
     pub(super) fn promotion_ends_at(now: Moment, promotion: &Promotion) -> Option<Moment> {
         match &promotion.step {
             // The first one that matters is looked at, whatever the time.
+            Step::Starting { .. } => Some(promotion.begun + CHANNEL_WITHIN),
             Step::HandOver if now < promotion.begun + CHANNEL_WITHIN => {
                 Some(promotion.begun + CHANNEL_WITHIN)
             }
             Step::HandOver => Some(promotion.begun + HAND_OVER_WITHIN),
+            Step::Drain { begun, .. } if now < *begun + DRAIN_WITHIN => Some(*begun + DRAIN_WITHIN),
             Step::Drain { begun, .. } | Step::Look { begun } => Some(*begun + DRAIN_WITHIN * 2),
             _ => None,
         }

@@ -54,10 +54,9 @@ impl Agent {
         if peer.active {
             return Compared::Forked(here);
         }
-        let own_term = self.record.promoted.as_ref().map_or(0, |(term, _)| *term);
         match peer.has.beyond(&probe.has) {
             None => Compared::Waits,
-            Some(_) if own_term > peer.term => Compared::PeerForked,
+            Some(_) if self.own_term() > peer.term => Compared::PeerForked,
             Some(_) => Compared::Forked(here),
         }
     }
@@ -66,8 +65,7 @@ impl Agent {
     /// by now.
     pub(super) fn is_peer_forked(&self) -> bool {
         let (Some(probe), Some(peer)) = (self.probe.as_deref(), self.peer.as_ref()) else { return false };
-        let own_term = self.record.promoted.as_ref().map_or(0, |(term, _)| *term);
-        !peer.active && own_term > peer.term && probe.has.errant(&peer.has, peer.who()).is_some()
+        !peer.active && self.own_term() > peer.term && probe.has.errant(&peer.has, peer.who()).is_some()
     }
 
     /// The peer has thrown away logs that this server still needs.
@@ -151,10 +149,17 @@ impl Agent {
         self.is_planted(Planted::InStepForEver)
     }
 
-    /// What the peer has of this server's own and it does not.
+    /// A server that was started anew may have lost the end of its log, and would write other transactions under the same numbers:
+    /// the peer is asked what it has of it, and the server looked at once more after that.
+    pub(super) fn peer_must_be_asked(&self) -> bool {
+        let Some(anew) = self.anew.filter(|_| self.channel) else { return false };
+        self.peer.as_ref().is_none_or(|peer| peer.at < anew || (self.seen < peer.at && !peer.down))
+    }
+
+    /// What the peer has of this server's own and it does not; the look must be newer than the peer's word.
     pub(super) fn own_lost(&self) -> Option<Missing> {
-        let probe = self.probe.as_deref().filter(|_| self.seen >= self.duty_since)?;
-        probe.has.own_lost(&self.fresh_peer()?.has, self.who())
+        let peer = self.peer.as_ref().filter(|peer| self.seen >= peer.at)?;
+        self.probe.as_ref()?.has.own_lost(&peer.has, self.who())
     }
 
     /// It could go on from where it is though nothing is received; see the module.

@@ -121,7 +121,7 @@ impl Health {
             Self::BothWritable(why) => (why.clone(), "the node with the lower term makes its server read-only by itself"),
             Self::RelayLost(count) => (
                 format!("{count} transactions that this server had received were lost with its relay log before it took over"),
-                "they may still be on the other server: its DIVERGED names them, and its binary log has them (mariadb-binlog)",
+                "they may still be on the other server: drectl db diverged there lists them",
             ),
             Self::SemiSyncOff => (
                 "the standby is ready, and commits do not wait for it: what is committed now may be lost with this machine".into(),
@@ -206,7 +206,7 @@ impl Agent {
         }
         if runs && self.compared {
             let lag = self.lag(now);
-            return if lag > self.setup.max_lag { Health::Lagging(lag.as_secs()) } else { Health::Ok };
+            return if lag >= self.setup.max_lag { Health::Lagging(lag.as_secs()) } else { Health::Ok };
         }
         if self.peer.is_none() && !self.could_go_on(now) {
             return Health::Comparing;
@@ -321,7 +321,11 @@ impl Agent {
             Health::Connecting(_) => !self.could_go_on(now),
             _ => true,
         };
-        let (words, _) = health.words();
+        let words = match &health {
+            // Said once, not every second anew.
+            Health::Lagging(_) => format!("more than {} s behind the ACTIVE", self.setup.max_lag.as_secs()),
+            _ => health.words().0,
+        };
         unfit.then(|| format!("database {}: {words}", health.word()))
     }
 }

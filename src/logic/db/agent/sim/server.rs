@@ -60,6 +60,8 @@ pub struct Server {
     read: u64,
     /// A client holds a lock, or writes for long: read_only waits for it.
     pub locked: bool,
+    /// `SET GLOBAL read_only` does not come to an end, whoever is killed.
+    pub stuck: bool,
     pub disk_full: bool,
     /// The applier is slow.
     pub slow: bool,
@@ -96,6 +98,7 @@ impl Server {
             retrieved: BTreeMap::new(),
             read: 0,
             locked: false,
+            stuck: false,
             disk_full: false,
             slow: false,
             stop_hangs: false,
@@ -142,6 +145,19 @@ impl Server {
         self.has.clone()
     }
 
+    fn applied(&self) -> Gtids {
+        match self.flavor {
+            Flavor::MariaDb => self.gtids(self.position.into_iter()),
+            Flavor::MySql => self.has(),
+        }
+    }
+
+    /// The position goes back to the end of the log.
+    pub fn rewind(&mut self) {
+        self.position = self.log.last().map(|trx| trx.gtid);
+        self.drop_relay();
+    }
+
     pub fn reaches(&self, target: &Gtids) -> bool {
         self.has.covers(target)
     }
@@ -161,7 +177,7 @@ impl Server {
             server_uuid: if self.flavor == Flavor::MySql { Self::uuid(self.id) } else { String::new() },
             read_only: self.read_only,
             has: self.has(),
-            applied: self.has(),
+            applied: self.applied(),
             purged: Gtids::empty(self.flavor),
             semi_sync: SemiSync { enabled: self.semi_enabled, on: self.semi_on, replicas: 0 },
             replica: Some(Replica {
@@ -214,7 +230,8 @@ impl Server {
     pub fn dump_from(&self, replica: &Self) -> Option<Vec<Trx>> {
         match self.flavor {
             Flavor::MariaDb => {
-                let Some(position) = replica.position else { return Some(self.log.clone()) };
+                let from = if replica.relay.is_empty() { replica.position } else { replica.last_received };
+                let Some(position) = from else { return Some(self.log.clone()) };
                 let at = self.log.iter().rposition(|trx| trx.gtid == position)?;
                 Some(self.log[at + 1..].to_vec())
             }
@@ -313,13 +330,27 @@ impl Server {
         self.stopped();
     }
 
+    pub fn stop_applier(&mut self) {
+        self.applier = false;
+        self.stopped();
+    }
+
     pub fn refuse_position(&mut self) {
         self.stop_receiver();
         self.receiver_errno = NOT_IN_LOG;
     }
 
-    /// The process ends, whyever.
-    pub fn die(&mut self) {
+    /// The process ends, whyever. `cut`: MariaDB, started again as a replica, cuts off what no standby had acknowledged
+    /// (`init-rpl-role`); the position has followed it if the ring brought it back.
+    pub fn die(&mut self, cut: bool) {
+        let kept = self.waiting.iter().map(|(at, _)| *at).min().unwrap_or(self.log.len());
+        if cut && self.flavor == Flavor::MariaDb {
+            for trx in self.log.split_off(kept) {
+                self.known.remove(&trx.gtid);
+            }
+            self.top = self.log.iter().map(|trx| trx.gtid.1).max().unwrap_or(0);
+            self.has = self.gtids(self.known.keys().copied());
+        }
         (self.up, self.frozen) = (false, false);
         (self.semi_enabled, self.semi_on, self.waits_alone) = (false, false, false);
         self.waiting.clear();
@@ -327,13 +358,14 @@ impl Server {
         (self.receiver_errno, self.applier_errno) = (0, 0);
         self.socket.clear();
         self.drop_relay();
-        (self.locked, self.stop_hangs, self.stopping) = (false, false, false);
+        (self.locked, self.stuck) = (false, false);
+        (self.stop_hangs, self.stopping) = (false, false);
         self.read_only = true;
     }
 
     /// A fresh copy of `other`.
     pub fn copy(&mut self, other: &Self) {
-        self.die();
+        self.die(false);
         self.up = true;
         (self.log, self.known) = (other.log.clone(), other.known.clone());
         (self.has, self.top) = (other.has(), other.top);
