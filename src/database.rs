@@ -21,6 +21,9 @@ pub const AGENT: &str = "dre_ctl";
 /// Whom dre-elect runs as.
 pub const ELECT: &str = "dre";
 
+/// Longest sentence in a [`Word`], bytes: a server's own errors have a kilobyte, and a message must fit ([`crate::stream::MESSAGE_MAX`]).
+const TEXT_MAX: usize = 700;
+
 /// dre-elect to dre-mysql.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Charge {
@@ -45,7 +48,7 @@ pub enum Word {
     /// Could this node's database be ACTIVE? First message of a stream, and again when it changes. `why_not`: for the operator; `None` = it
     /// could. On the node with the role, a reason makes it unfit: the role goes to the peer if that one is fit.
     Fit { why_not: Option<String> },
-    /// The server takes writes, a write test passed.
+    /// The server takes writes.
     Writable { term: u64 },
     /// It could not be made to: the role is given back. `reason` for the operator.
     Failed { term: u64, reason: String },
@@ -56,10 +59,45 @@ pub enum Word {
     Alarm { name: String, text: Option<String> },
 }
 
+impl Word {
+    /// The same with its sentence cut to what fits.
+    #[must_use]
+    pub fn cut(mut self) -> Self {
+        let text = match &mut self {
+            Self::Fit { why_not } => why_not.as_mut(),
+            Self::Failed { reason, .. } => Some(reason),
+            Self::Alarm { text, .. } => text.as_mut(),
+            Self::Writable { .. } | Self::Demoted { .. } => None,
+        };
+        if let Some(text) = text.filter(|text| text.len() > TEXT_MAX) {
+            let end = (0..=TEXT_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+            text.truncate(end);
+            text.push('…');
+        }
+        self
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::stream::{MESSAGE_MAX, decode, encode};
+
+    #[test]
+    fn a_long_sentence_is_cut_and_a_word_always_fits() {
+        let long = "ä".repeat(3000);
+        let mut buffer = [0; MESSAGE_MAX];
+        for word in [
+            Word::Fit { why_not: Some(long.clone()) },
+            Word::Failed { term: u64::MAX, reason: long.clone() },
+            Word::Alarm { name: "Database".into(), text: Some(long.clone()) },
+        ] {
+            assert!(encode(&word, &mut buffer).is_none());
+            assert!(encode(&word.cut(), &mut buffer).is_some());
+        }
+        let word = Word::Fit { why_not: Some("short".into()) };
+        assert_eq!(word.clone().cut(), word);
+    }
 
     #[test]
     fn a_word_survives_the_wire() {

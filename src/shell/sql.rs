@@ -18,8 +18,7 @@ use crate::logic::db::facts::{
     Answer, Failure, Flavor, Gtids, Op, Probe, Receiver, Replica, SemiSync, Wrong,
 };
 use crate::logic::db::gtids::target;
-
-mod wanted;
+use crate::logic::db::wanted;
 
 /// Connecting over a local socket, and killing a thread.
 const AT_ONCE: Duration = Duration::from_millis(500);
@@ -206,11 +205,28 @@ fn gtids(flavor: Flavor, what: &str, text: &str) -> Outcome<Gtids> {
 const ADMINS_MARIADB: &str = "SELECT GROUP_CONCAT(GRANTEE SEPARATOR ' ') FROM information_schema.USER_PRIVILEGES \
                               WHERE PRIVILEGE_TYPE = 'READ_ONLY ADMIN' AND GRANTEE NOT LIKE '\\'dre\\_ctl\\'@%'";
 
-/// In milliseconds since 1970, whatever the time zone.
-const BEAT: &str = "SELECT CAST(MAX(UNIX_TIMESTAMP(ts)) * 1000 AS SIGNED) FROM dre.heartbeat";
+/// Beside what is demanded: what a look needs.
+const LOOKED_AT: [&str; 10] = [
+    "version",
+    "server_uuid",
+    "read_only",
+    "super_read_only",
+    "gtid_binlog_state",
+    "gtid_slave_pos",
+    "gtid_executed",
+    "gtid_purged",
+    "rpl_semi_sync_master_enabled",
+    "rpl_semi_sync_source_enabled",
+];
+
+/// One statement for all of them.
+fn variables() -> String {
+    let names: Vec<String> = wanted::names().chain(LOOKED_AT).map(|name| format!("'{name}'")).collect();
+    format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({})", names.join(","))
+}
 
 async fn look(conn: &mut Conn, flavor: Flavor) -> Outcome<Box<Probe>> {
-    let variables = pairs(conn, &wanted::variables()).await?;
+    let variables = pairs(conn, &variables()).await?;
     let of = |name: &str| variables.get(name).map_or("", String::as_str);
     let on = |name: &str| wanted::is_on(of(name));
     let status = pairs(conn, "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl\\_semi\\_sync\\_%'").await?;
@@ -224,8 +240,6 @@ async fn look(conn: &mut Conn, flavor: Flavor) -> Outcome<Box<Probe>> {
     let replica = row.map(|row| replica(flavor, &row)).transpose()?;
     let has = gtids(flavor, "gtid state", of(if maria { "gtid_binlog_state" } else { "gtid_executed" }))?;
     let applied = gtids(flavor, "gtid position", of(if maria { "gtid_slave_pos" } else { "gtid_executed" }))?;
-    // No table yet, or none for this account.
-    let beat = first(conn, BEAT).await.unwrap_or_default();
     // The accounts' table may be closed to this one: then nothing is known of them.
     let admins = if maria { first(conn, ADMINS_MARIADB).await.unwrap_or_default() } else { String::new() };
     Ok(Box::new(Probe {
@@ -251,7 +265,6 @@ async fn look(conn: &mut Conn, flavor: Flavor) -> Outcome<Box<Probe>> {
         replica,
         wrong: wanted::wrong(flavor, &variables),
         admins: admins.split_whitespace().map(str::to_owned).collect(),
-        beat_ms: beat.parse().ok(),
     }))
 }
 
@@ -395,7 +408,6 @@ async fn act(
         }
         // MySQL's own set of transactions is its position.
         Op::Rewind { .. } => {}
-        Op::ResetReplica => run(conn, either("RESET SLAVE", "RESET REPLICA")).await?,
         Op::WaitApplied { target } => wait_applied(conn, flavor, &target, within).await?,
         Op::SemiSync { source, timeout_ms, wait_without_replica } => {
             let (name, alone) = (either("master", "source"), either("no_slave", "no_replica"));

@@ -30,8 +30,8 @@ pub struct Stream {
     buffer: [u8; MESSAGE_MAX],
 }
 
-/// A user of this machine by name; `None` if there is no such.
-fn user(name: &str) -> Option<u32> {
+/// A user of this machine by name; `None` if there is no such. May ask a directory on the network: at a start, never in a loop.
+pub fn user(name: &str) -> Option<u32> {
     nix::unistd::User::from_name(name).ok().flatten().map(|user| user.uid.as_raw())
 }
 
@@ -94,12 +94,8 @@ impl Stream {
         Self::connect_as(path, None)
     }
 
-    /// dre-mysql's end: dre-elect runs as this user.
-    pub fn connect_to(path: &Path, name: &str) -> io::Result<Self> {
-        Self::connect_as(path, user(name))
-    }
-
-    fn connect_as(path: &Path, also: Option<u32>) -> io::Result<Self> {
+    /// dre-mysql's end: dre-elect runs as this user ([`user`]).
+    pub fn connect_as(path: &Path, also: Option<u32>) -> io::Result<Self> {
         let socket = Socket::new(Domain::UNIX, Type::SEQPACKET, None)?;
         socket.connect(&SockAddr::unix(path)?)?;
         may_speak(&socket, also)?;

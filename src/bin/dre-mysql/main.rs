@@ -21,14 +21,14 @@ use dre::logic::db::agent::{Agent, Setup};
 use dre::logic::db::facts::{Action, Command, Event};
 use dre::logic::group;
 use dre::logic::time::Moment;
-use dre::notice::{Notice, Priority};
+use dre::notice::Notice;
 use dre::shell::clock::{self, Alarm};
 use dre::shell::database_control::{self, Asked};
 use dre::shell::journal::Journal;
 use dre::shell::notify::{self, Notify};
 use dre::shell::secure::Pass;
 use dre::shell::server_process;
-use dre::shell::stream::Stream;
+use dre::shell::stream::{self, Stream};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep;
@@ -142,12 +142,15 @@ impl Daemon {
                 Action::Do { id, op, within } => self.server.begin(id, op, within),
                 Action::Forget { id } => self.server.forget(id),
                 Action::Say(word) => {
-                    // A stream that takes nothing has ended, or its reader hangs: both are seen when it is read.
+                    // One that takes nothing has ended, or its reader hangs: what was lost is said anew on the next one.
                     if let Some(stream) = &mut self.stream
-                        && let Err(error) = stream.send(&word)
+                        && let Err(error) = stream.send(&word.cut())
                     {
                         let text = format!("dre-elect takes no words: {error}");
                         self.journal.log(Notice::Trouble { text });
+                        self.stream = None;
+                        let closed = Event::Stream { open: false };
+                        self.agent.handle(clock::now(), closed, &mut self.actions);
                     }
                 }
                 Action::Tell(tell) => {
@@ -157,11 +160,13 @@ impl Daemon {
                 }
                 Action::Keep(record) => self.keeper.keep(&record),
                 Action::Note { priority, text } => {
-                    let priority = Priority::from_word(priority).unwrap_or(Priority::Warning);
                     self.journal.log(Notice::Database { priority, text });
                 }
                 Action::Exit => self.done = true,
             }
+        }
+        if !self.actions.is_empty() {
+            self.act();
         }
     }
 
@@ -202,6 +207,8 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
     let runtime = directory("RUNTIME_DIRECTORY", &format!("/run/dre-mysql@{}", settings.group));
     let state = directory("STATE_DIRECTORY", &format!("/var/lib/dre-mysql@{}", settings.group));
     let lease = Path::new("/run").join(group::directory(&settings.group)).join("database");
+
+    let elect = stream::user(ELECT);
 
     let (tell, mut told) = mpsc::unbounded_channel();
     let server = Server::start(&database.socket, AGENT, &database.unit, tell);
@@ -276,8 +283,11 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
                 node: settings.node.clone(),
                 ..daemon.agent.shown(now)
             };
-            if let Ok(mut shown) = shown.lock() {
+            // The loop waits for no reader: the next turn has a newer one.
+            if let Ok(mut shown) = shown.try_lock() {
                 *shown = status;
+            } else {
+                next_status = now;
             }
             changed.send_modify(|n| *n += 1);
         }
@@ -300,7 +310,7 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
             Some(running) = process.recv() => daemon.event(Event::Unit { running }),
             () = alarm.until(deadline) => daemon.event(Event::Tick),
             () = sleep(RECONNECT), if lost => {
-                if let Ok(stream) = Stream::connect_to(&lease, ELECT) {
+                if let Ok(stream) = Stream::connect_as(&lease, elect) {
                     daemon.stream = Some(stream);
                     daemon.event(Event::Stream { open: true });
                 }

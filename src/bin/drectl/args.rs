@@ -136,6 +136,8 @@ pub enum Db {
     },
     /// Replicate although this server has transactions that the peer lacks
     AcceptErrant,
+    /// This server's data was made a copy of the peer's by hand: forget what was kept of the old ones
+    Reseeded,
 }
 
 #[derive(Debug, Default, Args)]

@@ -61,6 +61,7 @@ pub fn run(place: &Place, command: Option<&Db>) -> Done {
         )),
         Db::Promote { force: true } => done(place, "Promote", json!({ "force": true })),
         Db::AcceptErrant => done(place, "AcceptErrant", json!({})),
+        Db::Reseeded => done(place, "Reseeded", json!({})),
     }
 }
 

@@ -19,6 +19,7 @@ use super::facts::{
 use super::gtids::Who;
 use crate::database::{Charge, Word};
 use crate::logic::time::Moment;
+use crate::notice::Priority;
 
 mod demote;
 mod promote;
@@ -298,11 +299,6 @@ impl Agent {
             #[cfg(test)]
             planted: Planted::Nothing,
         }
-    }
-
-    /// Other settings, nothing else: what is under way goes on by the old ones.
-    pub fn reload(&mut self, setup: Setup) {
-        self.setup = setup;
     }
 
     pub fn handle(&mut self, now: Moment, event: Event, out: &mut Vec<Action>) {
@@ -610,7 +606,7 @@ impl Agent {
         }
         if self.stalled.is_none_or(|at| now >= at) {
             out.push(Action::Note {
-                priority: "warning",
+                priority: Priority::Warning,
                 text: "the lease was not renewed: the server is made read-only".into(),
             });
             self.suspect = true;
@@ -629,7 +625,7 @@ impl Agent {
             Duty::Unknown => {}
             Duty::None if !probe.read_only && !self.is_planted(Planted::WritableUnseen) => {
                 out.push(Action::Note {
-                    priority: "warning",
+                    priority: Priority::Warning,
                     text: "the server takes writes and this node has no role: it is made read-only".into(),
                 });
                 self.begin_demotion(now, None, now + AGAIN * 2, out);

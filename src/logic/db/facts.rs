@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::database::{Charge, Word};
-use crate::logic::time::Moment;
+use crate::notice::Priority;
 
 /// Transactions a server has.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,8 +74,6 @@ pub struct Probe {
     pub admins: Vec<String>,
     /// Commits that wait for the standby's acknowledgement now.
     pub waiters: u32,
-    /// When the ACTIVE last wrote `dre.heartbeat`, as this server has it; milliseconds since 1970. `None`: there is no such table or row.
-    pub beat_ms: Option<i64>,
 }
 
 /// The source's side of semi-synchronous replication.
@@ -135,8 +133,6 @@ pub enum Op {
     StopReceiver,
     StartReplication,
     StopReplication,
-    /// Forgets the relay log (not the position): it may hold events of a history that was given up.
-    ResetReplica,
     /// MariaDB's position back to this, which is what the server's own log ends with: both threads are stopped.
     Rewind {
         to: Gtids,
@@ -282,14 +278,11 @@ pub enum Action {
     Say(Word),
     Tell(Box<Tell>),
     Keep(Box<Record>),
-    /// A sentence for the journal, with its priority's word: "info", "warning", "err", "crit".
+    /// A sentence for the journal.
     Note {
-        priority: &'static str,
+        priority: Priority,
         text: String,
     },
     /// The clean stop is complete.
     Exit,
 }
-
-/// When something must be looked at again, whatever comes.
-pub type Deadline = Option<Moment>;

@@ -8,5 +8,6 @@
 pub mod agent;
 pub mod facts;
 pub mod gtids;
+pub mod wanted;
 
 pub use facts::{Durability, RelayLost};

@@ -29,6 +29,8 @@ const AGENT_BACK_WITHIN: Duration = Duration::from_secs(3);
 const PROMOTE_AGAIN: Duration = Duration::from_secs(5);
 /// How long a node counts as unfit after its server could not be made to take writes.
 const FAILED_LASTS: Duration = Duration::from_secs(30);
+/// An agent of ours has one alarm.
+const ALARMS_MAX: usize = 8;
 /// A promotion that takes longer than this is an alarm: nobody is served meanwhile.
 const PROMOTE_EXPECTED: Duration = Duration::from_secs(2);
 
@@ -109,12 +111,14 @@ impl Node {
             }
             // Of another term, or of a demotion that was asked for again since.
             Word::Writable { .. } | Word::Failed { .. } | Word::Demoted { .. } => {}
-            Word::Alarm { name, text: Some(text) } => {
+            // Another user's process: its words take no more room than an operator reads.
+            Word::Alarm { name, text: Some(text) } if self.database.alarms.len() < ALARMS_MAX => {
                 self.database.alarms.insert(name, text);
             }
             Word::Alarm { name, text: None } => {
                 self.database.alarms.remove(&name);
             }
+            Word::Alarm { .. } => {}
         }
         self.next_housekeeping = now;
     }
@@ -196,6 +200,9 @@ impl Node {
 
     /// The role is let go, and its server had the time it was given.
     pub(super) fn watch_demotion(&mut self, now: Moment, out: &mut Vec<Action>) {
+        if !self.setup.database {
+            return;
+        }
         if let Some(demoting) = &mut self.database.demoting
             && demoting.gate
             && now >= demoting.begun + DEMOTE_WITHIN
@@ -205,7 +212,7 @@ impl Node {
         }
         let heard = self.hears_peer(now);
         let peer = (heard, heard && self.peer_role(now) == Some(Role::Active));
-        if self.setup.database && self.database.open && self.database.told_peer != Some(peer) {
+        if self.database.open && self.database.told_peer != Some(peer) {
             self.database.told_peer = Some(peer);
             out.push(Action::Charge(Charge::Peer { heard: peer.0, active: peer.1 }));
         }

@@ -6,6 +6,7 @@ use super::{Agent, Duty, FORCE_AFTER, Planted, Work};
 use crate::database::Word;
 use crate::logic::db::facts::{Action, Answer, Failure, Gtids, Op, Tell};
 use crate::logic::time::Moment;
+use crate::notice::Priority;
 
 /// One attempt to make the server read-only; what does not end in that time is killed.
 const READ_ONLY_WITHIN: Duration = Duration::from_millis(300);
@@ -81,7 +82,7 @@ impl Agent {
 
     fn kill_server(&mut self, now: Moment, out: &mut Vec<Action>) {
         out.push(Action::Note {
-            priority: "crit",
+            priority: Priority::Error,
             text: "the server did not stop taking writes in time: it is killed".into(),
         });
         self.start(now, Op::KillServer, FORCE_AFTER, out);

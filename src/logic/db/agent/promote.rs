@@ -7,6 +7,7 @@ use crate::database::Word;
 use crate::logic::db::facts::{Action, Answer, Failure, Gtids, Op, Receiver, RelayLost, Tell};
 use crate::logic::db::gtids::Who;
 use crate::logic::time::Moment;
+use crate::notice::Priority;
 
 /// How long a planned promotion waits for what the peer hands over. The peer's own bound is shorter.
 const HAND_OVER_WITHIN: Duration = Duration::from_secs(4);
@@ -318,7 +319,7 @@ impl Agent {
         if lost > 0 {
             self.relay_lost = Some(lost);
             out.push(Action::Note {
-                priority: "crit",
+                priority: Priority::Error,
                 text: format!(
                     "RELAY_LOST: {lost} transactions that this server had received are not in its relay log any more (it was started \
                      anew while the source was gone)"
@@ -355,7 +356,7 @@ impl Agent {
             match (late, waits) {
                 (true, true) if !promotion.force => {
                     out.push(Action::Note {
-                        priority: "warning",
+                        priority: Priority::Warning,
                         text: format!(
                             "the promotion waits for what was received to be applied, for {} s now",
                             now.since(promotion.begun).as_secs()
@@ -411,7 +412,7 @@ impl Agent {
     }
 
     fn refuse(&mut self, term: u64, reason: String, out: &mut Vec<Action>) {
-        out.push(Action::Note { priority: "err", text: format!("the promotion failed: {reason}") });
+        out.push(Action::Note { priority: Priority::Error, text: format!("the promotion failed: {reason}") });
         self.refused = Some(reason.clone());
         out.push(Action::Say(Word::Failed { term, reason }));
     }

@@ -1,6 +1,6 @@
 //! What an operator sees of it.
 
-use super::{Agent, Duty, Health, PROBE_EVERY};
+use super::{Agent, Duty, Health};
 use crate::database::{DatabasePeer, DatabaseReplication, DatabaseSetting, DatabaseStatus};
 use crate::logic::db::facts::{Durability, Receiver, Wrong};
 use crate::logic::time::Moment;
@@ -106,10 +106,5 @@ impl Agent {
             });
         }
         shown
-    }
-
-    /// How old the newest look is; for the watchdog of readers.
-    pub fn is_stale(&self, now: Moment) -> bool {
-        now.since(self.looked) > PROBE_EVERY * 3
     }
 }

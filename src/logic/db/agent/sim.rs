@@ -1132,7 +1132,7 @@ impl World {
                 self.after(5, Happening::Connect { node, life });
             }
             Op::Rewind { .. } => server.rewind(),
-            Op::ResetReplica | Op::WaitApplied { .. } => {}
+            Op::WaitApplied { .. } => {}
             Op::EndReplicas => self.source_gone(1 - node),
             Op::SemiSync { source, timeout_ms, wait_without_replica } => {
                 (server.semi_timeout_ms, server.waits_alone) = (*timeout_ms, *wait_without_replica);

@@ -6,6 +6,7 @@ use crate::database::Word;
 use crate::logic::db::facts::{Action, Flavor, Receiver};
 use crate::logic::db::gtids::Missing;
 use crate::logic::time::Moment;
+use crate::notice::Priority;
 
 /// The states, as the README's table has them.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -130,11 +131,13 @@ impl Health {
         }
     }
 
-    const fn priority(&self) -> &'static str {
+    const fn priority(&self) -> Priority {
         match self {
-            Self::Ok | Self::Starting | Self::Promoting | Self::Comparing => "info",
-            Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(_) | Self::SemiSyncOff => "warning",
-            _ => "err",
+            Self::Ok | Self::Starting | Self::Promoting | Self::Comparing => Priority::Info,
+            Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(_) | Self::SemiSyncOff => {
+                Priority::Warning
+            }
+            _ => Priority::Error,
         }
     }
 }
@@ -282,7 +285,7 @@ impl Agent {
 
     /// What an operator must see, beside what the election says of a node that is not fit.
     fn tell_alarm(&mut self, out: &mut Vec<Action>) {
-        let text = (self.health.priority() == "err").then(|| {
+        let text = (self.health.priority() == Priority::Error).then(|| {
             let (words, hint) = self.health.words();
             format!("{}: {words}; {hint}", self.health.word())
         });

@@ -40,7 +40,6 @@ fn stopped(has: &str, applied: &str) -> Box<Probe> {
         wrong: vec![],
         admins: vec![],
         waiters: 0,
-        beat_ms: None,
     })
 }
 

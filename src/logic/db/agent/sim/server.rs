@@ -197,7 +197,6 @@ impl Server {
             wrong: vec![],
             admins: vec![],
             waiters: u32::try_from(self.waiting.len()).unwrap_or(u32::MAX),
-            beat_ms: None,
         }
     }
 
