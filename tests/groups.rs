@@ -11,7 +11,7 @@ use anyhow::{Context, Result, ensure};
 use lab::judge::Verdict;
 use lab::node::Node;
 use lab::{Lab, sys};
-use product::{Pair, VIP, configuration, install, ms, outage_ms, run, state, state_of};
+use product::{NODES, Pair, VIP, configuration, install, ms, outage_ms, run, state, state_of};
 
 const MYSQL: &str = "mysql";
 /// What the requirements give the MySQL pair.
@@ -25,11 +25,7 @@ const DAEMONS: [&str; 2] = ["dre", "dre-vip"];
 fn second(timing: &str, election: &str, more: &str) -> String {
     format!(
         r#"
-[nodes.hadev1]
-links = {{ primary = "172.16.11.54", secondary = "172.16.13.54" }}
-[nodes.hadev2]
-links = {{ primary = "172.16.11.55", secondary = "172.16.13.55" }}
-[heartbeat]
+{NODES}[heartbeat]
 port = 694
 {timing}
 [arbitrator]

@@ -18,7 +18,7 @@ use lab::node::Node;
 use lab::{Lab, net};
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
-use product::{configuration, install, median, ms, outage_ms, run, state_of};
+use product::{NODES, configuration, install, median, ms, outage_ms, run, state_of};
 
 const GROUP: &str = "mysql";
 const VIP: &str = "172.16.10.71";
@@ -30,11 +30,7 @@ const WRITERS: u32 = 4;
 fn group(timing: &str, election: &str, database: &str) -> String {
     format!(
         r#"
-[nodes.hadev1]
-links = {{ primary = "172.16.11.54", secondary = "172.16.13.54" }}
-[nodes.hadev2]
-links = {{ primary = "172.16.11.55", secondary = "172.16.13.55" }}
-[heartbeat]
+{NODES}[heartbeat]
 port = 1695
 {timing}
 [arbitrator]
@@ -68,12 +64,12 @@ fn settings(id: u32) -> String {
 /// Made on both servers alike and written into no log: each begins with the same history, none.
 const ACCOUNTS: &str = "
 SET sql_log_bin = 0;
-CREATE USER dre_repl@'172.16.%' IDENTIFIED BY 'of-the-lab';
+CREATE USER dre_repl@'172.16.%' IDENTIFIED BY 'of-the-lab' REQUIRE SSL;
 GRANT REPLICATION SLAVE ON *.* TO dre_repl@'172.16.%';
 CREATE USER dre_ctl@localhost IDENTIFIED VIA unix_socket;
 GRANT REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, REPLICA MONITOR, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS,
     RELOAD ON *.* TO dre_ctl@localhost;
-GRANT ALL ON dre.* TO dre_ctl@localhost;
+GRANT CREATE, SELECT, INSERT, DELETE ON dre.* TO dre_ctl@localhost;
 CREATE USER app@'%' IDENTIFIED BY 'of-the-lab';
 CREATE DATABASE app;
 CREATE TABLE app.t (writer INT, n BIGINT, PRIMARY KEY (writer, n)) ENGINE = InnoDB;
@@ -122,7 +118,7 @@ impl Servers {
             sql(
                 node,
                 &format!(
-                    "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=0, \
+                    "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=1, \
                      MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
                 ),
             )?;
@@ -377,7 +373,10 @@ fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
             acked.gap().as_secs_f64() * 1e3,
             outage_ms(&seen)
         );
-        if what != "SIGKILL of the agent" {
+        if what == "SIGKILL of the agent" {
+            // Its successor finds the server serving.
+            ensure!(survivor.name == active.name, "{what}: the role moved\n{}", servers.journals());
+        } else {
             ensure!(survivor.name == standby.name, "{what}: the role did not move\n{}", servers.journals());
         }
         if !active.is_on() {

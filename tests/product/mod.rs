@@ -28,15 +28,19 @@ pub fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
 
+/// Both nodes and their links, as every group's file has them.
+pub const NODES: &str = r#"
+[nodes.hadev1]
+links = { primary = "172.16.11.54", secondary = "172.16.13.54" }
+[nodes.hadev2]
+links = { primary = "172.16.11.55", secondary = "172.16.13.55" }
+"#;
+
 /// The running example of the requirements, at the timing and with the services a case asks for.
 pub fn configuration(interval_ms: u32, missed: u32, services: &str) -> String {
     format!(
         r#"
-[nodes.hadev1]
-links = {{ primary = "172.16.11.54", secondary = "172.16.13.54" }}
-[nodes.hadev2]
-links = {{ primary = "172.16.11.55", secondary = "172.16.13.55" }}
-[heartbeat]
+{NODES}[heartbeat]
 interval_ms = {interval_ms}
 missed_max = {missed}
 [arbitrator]

@@ -746,7 +746,10 @@ impl Agent {
     /// The election and the peer's agent learn what changed.
     fn tell(&mut self, now: Moment, out: &mut Vec<Action>) {
         let why_not = self.why_not(now);
-        if self.stream && self.said.as_ref() != Some(&why_not) && !self.is_still_starting(now) {
+        // Before it is known whether this node has the role there is no answer: an agent that is started anew beside a server that serves
+        // would seem to be one that could not.
+        let known = self.duty != Duty::Unknown && !self.is_still_starting(now);
+        if self.stream && known && self.said.as_ref() != Some(&why_not) {
             self.said = Some(why_not.clone());
             out.push(Action::Say(Word::Fit { why_not: why_not.clone() }));
         }

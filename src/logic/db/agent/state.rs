@@ -238,7 +238,8 @@ impl Agent {
         if let Some(why) = &self.write_failed {
             return Health::WriteFailed(why.clone());
         }
-        if let Some(peer) = self.peer.as_ref().filter(|peer| peer.active || !peer.read_only) {
+        // By its newest word: before it handed over, or died, it did.
+        if let Some(peer) = self.fresh_peer().filter(|peer| peer.active || !peer.read_only) {
             return Health::BothWritable(format!(
                 "the peer's server takes writes too (promoted in term {})",
                 peer.term

@@ -46,30 +46,9 @@ fn stopped(has: &str, applied: &str) -> Box<Probe> {
 /// The operations that an agent without a role begins for this server, while the peer is ACTIVE with `peer_has`; that of the demotion
 /// with which its stream begins is the first.
 fn begun(server: &Probe, peer_has: &str) -> Vec<Op> {
-    let setup = Setup {
-        durability: Durability::Available,
-        max_lag: Duration::from_secs(10),
-        relay_wait: Duration::from_secs(60),
-        on_relay_lost: RelayLost::Promote,
-        keep_users: vec![],
-        dead_after: Duration::from_secs(1),
-        peer: "hadev1".into(),
-    };
     let mut out = vec![];
-    let mut agent = Agent::new(at(0), setup, Record::default(), &mut out);
-    let peer = Tell::Stand {
-        server_id: 1,
-        server_uuid: String::new(),
-        flavor: Flavor::MariaDb,
-        has: gtids(peer_has),
-        purged: gtids(""),
-        read_only: false,
-        active: true,
-        term: 3,
-        fit: true,
-        state: "OK".into(),
-        semi_sync: true,
-    };
+    let mut agent = Agent::new(at(0), setup(), Record::default(), &mut out);
+    let peer = stand(true, peer_has, true);
     let events = [
         Event::Stream { open: true },
         Event::Charged(Charge::Demote { serial: 1, bound_ms: 2000 }),
@@ -524,6 +503,37 @@ fn a_demotion_hands_over_what_the_server_has_and_says_so() {
     stage.event(Event::Channel { open: false });
     stage.event(Event::Channel { open: true });
     assert!(!stage.told.iter().any(|tell| matches!(tell, Tell::HandedOver { .. })), "{:?}", stage.told);
+}
+
+/// Killed and started anew beside a server that serves: nothing that it says moves the role.
+#[test]
+fn an_agent_that_is_started_anew_on_the_active_says_nothing_against_it() {
+    let record = Record { promoted: Some((4, gtids("0-1-9"))), ..Record::default() };
+    let mut stage = Stage::new(setup(), record, "0-1-9,0-2-40");
+    stage.server.read_only = false;
+    stage.event(Event::Stream { open: true });
+    assert_eq!(stage.words, [], "the role is not known yet");
+    stage.event(Event::Charged(Charge::Promote { term: 4, planned: false, force: false }));
+    stage.event(Event::Charged(Charge::Until { term: 4, until: at(60_000) }));
+    stage.run(500);
+    assert!(stage.words.contains(&Word::Writable { term: 4 }), "{:?} {:?}", stage.words, stage.notes);
+    let against = |word: &Word| matches!(word, Word::Fit { why_not: Some(_) } | Word::Failed { .. });
+    assert!(!stage.words.iter().any(against), "{:?}", stage.words);
+    assert!(!stage.ops.contains(&Op::ReadOnly), "{:?}", stage.ops);
+}
+
+/// What the peer said as ACTIVE is no word of what it is since.
+#[test]
+fn a_peer_that_died_as_active_is_not_told_as_one_that_takes_writes() {
+    let mut stage = Stage::in_step(setup(), Record::default(), "0-1-9");
+    stage.event(Event::Told(Box::new(Tell::LetGo)));
+    stage.event(Event::Charged(Charge::Promote { term: 4, planned: true, force: false }));
+    stage.event(Event::Charged(Charge::Until { term: 4, until: at(60_000) }));
+    stage.run(1000);
+    assert!(stage.words.contains(&Word::Writable { term: 4 }), "{:?} {:?}", stage.words, stage.notes);
+    assert!(!stage.notes.iter().any(|note| note.contains("BOTH_WRITABLE")), "{:?}", stage.notes);
+    stage.event(Event::Told(Box::new(stand(true, "0-1-9", false))));
+    assert_eq!(stage.agent.health().word(), "BOTH_WRITABLE");
 }
 
 /// The election's word was late, its lease was not: the role is taken up where it was.

@@ -6,8 +6,8 @@ fn story(first: bool) -> Story {
     Story::with(Setup { database: true, ..setup(first) })
 }
 
-/// Active, the server takes writes, the gate is open.
-fn serving() -> Story {
+/// The role was granted, the server is being made ready.
+fn granted() -> Story {
     let mut story = story(true);
     #[rustfmt::skip]
     story.tell(&[
@@ -17,6 +17,15 @@ fn serving() -> Story {
         (8,  Ready(true),   Standby,  &[]),
         (20, peer(Standby), Claiming, &[]),
         (22, votes(),       Active,   &[Promote, StartActive]),
+    ]);
+    story
+}
+
+/// Active, the server takes writes, the gate is open.
+fn serving() -> Story {
+    let mut story = granted();
+    #[rustfmt::skip]
+    story.tell(&[
         (30, WritableNow,   Active,   &[Hold]),
         (31, OpenNow,       Active,   &[]),
         (50, Unit(UnitState::Up), Active, &[]),
@@ -141,14 +150,8 @@ fn a_node_without_its_agent_gives_the_role_to_a_fit_peer() {
 #[test]
 #[rustfmt::skip]
 fn a_promotion_that_fails_gives_the_role_to_a_fit_peer() {
-    let mut story = story(true);
+    let mut story = granted();
     story.tell(&[
-        (5,  Armed,          Standby,   &[]),
-        (6,  Agent(true),    Standby,   &[Demote]),
-        (7,  DemotedNow,     Standby,   &[]),
-        (8,  Ready(true),    Standby,   &[]),
-        (20, peer(Standby),  Claiming,  &[]),
-        (22, votes(),        Active,    &[Promote, StartActive]),
         (40, PromotionFails, Releasing, &[Drop, Demote, StartStandby]),
     ]);
 }
@@ -184,16 +187,7 @@ fn the_wire_must_be_quiet_when_the_gate_opens_and_not_only_when_the_role_was_cla
 /// What belongs to another term, or to a demotion that was asked for again since, moves nothing.
 #[test]
 fn words_of_another_term_are_no_words_of_this_one() {
-    let mut story = story(true);
-    #[rustfmt::skip]
-    story.tell(&[
-        (5,  Armed,         Standby,  &[]),
-        (6,  Agent(true),   Standby,  &[Demote]),
-        (7,  DemotedNow,    Standby,  &[]),
-        (8,  Ready(true),   Standby,  &[]),
-        (20, peer(Standby), Claiming, &[]),
-        (22, votes(),       Active,   &[Promote, StartActive]),
-    ]);
+    let mut story = granted();
     let mut out = vec![];
     for word in [Word::Writable { term: 77 }, Word::Demoted { serial: 99, clean: true }] {
         story.node.handle(at(30), Event::Word(word), &mut out);
@@ -204,16 +198,7 @@ fn words_of_another_term_are_no_words_of_this_one() {
 
 #[test]
 fn a_long_promotion_is_an_alarm_with_its_reason() {
-    let mut story = story(true);
-    #[rustfmt::skip]
-    story.tell(&[
-        (5,  Armed,         Standby,  &[]),
-        (6,  Agent(true),   Standby,  &[Demote]),
-        (7,  DemotedNow,    Standby,  &[]),
-        (8,  Ready(true),   Standby,  &[]),
-        (20, peer(Standby), Claiming, &[]),
-        (22, votes(),       Active,   &[Promote, StartActive]),
-    ]);
+    let mut story = granted();
     let mut raised = vec![];
     for ms in (100..=2400).step_by(100) {
         raised.extend(story.step(ms, &votes()).into_iter().filter_map(|action| match action {
