@@ -352,17 +352,19 @@ fn a_planned_switchover_loses_nothing_and_is_short() -> Result<()> {
 #[test]
 fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
     let servers = Servers::start(FAST, "startup_hold_ms = 2000", "")?;
-    let kinds: [(&str, Deed); 3] = [
+    let kinds: [(&str, Deed); 4] = [
         ("power loss", |node| {
             node.power_loss()?;
             node.wait_off(SOON).map(drop)
         }),
         ("SIGKILL of the server", |node| node.signal("mariadb", libc::SIGKILL).map(drop)),
+        // It does not stop when it is told to, so it is killed: by systemd, at the agent's word.
+        ("SIGSTOP of the server", |node| node.signal("mariadb", libc::SIGSTOP).map(drop)),
         ("SIGKILL of the agent", |node| node.signal("dre-mysql@mysql", libc::SIGKILL).map(drop)),
     ];
     for (what, deed) in kinds {
         let (active, standby) = servers.settled()?;
-        let rest = Duration::from_secs(6);
+        let rest = Duration::from_secs(if what == "SIGSTOP of the server" { 12 } else { 6 });
         let (acked, seen) = servers.under_load(TWO_HUNDRED, rest, || deed(active))?;
         let holder = seen.holder().map(|tape| tape.who().to_owned()).context("nobody answers for the VIP")?;
         let survivor = servers.lab.node(&holder)?;
@@ -378,6 +380,10 @@ fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
             ensure!(survivor.name == active.name, "{what}: the role moved\n{}", servers.journals());
         } else {
             ensure!(survivor.name == standby.name, "{what}: the role did not move\n{}", servers.journals());
+        }
+        if what == "SIGSTOP of the server" {
+            let journal = active.journal(&["-u", "mariadb"])?;
+            ensure!(journal.contains("status=9/KILL"), "it was not killed\n{}", servers.journals());
         }
         if !active.is_on() {
             active.boot()?;
