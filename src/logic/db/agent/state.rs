@@ -122,7 +122,7 @@ impl Health {
             Self::BothWritable(why) => (why.clone(), "the node with the lower term makes its server read-only by itself"),
             Self::RelayLost(count) => (
                 format!("{count} transactions that this server had received were lost with its relay log before it took over"),
-                "they may still be on the other server: drectl db diverged there lists them",
+                "they may still be on the other server: its DIVERGED names them, and its binary log has them (mariadb-binlog)",
             ),
             Self::SemiSyncOff => (
                 "the standby is ready, and commits do not wait for it: what is committed now may be lost with this machine".into(),
