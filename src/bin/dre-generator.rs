@@ -530,6 +530,9 @@ mod tests {
         generate(&dir, "mysql", &services(), false).expect("generated");
         generate_port(&dir, "mysql").expect("generated");
         generate_database(&dir, "mariadb.service").expect("generated");
+        generate_agent(&dir, "mysql").expect("generated");
+        generate_agent(&dir, "mysql").expect("again is no error");
+        assert!(dir.join("dre@mysql.service.wants/dre-mysql@mysql.service").is_symlink());
         let read = |path: &str| fs::read_to_string(dir.join(path)).expect(path);
         assert!(read("mariadb.service.d/50-dre.conf").contains("\nIgnoreOnIsolate=yes\n"));
         let active = read("diameter.service.d/50-dre.conf");
