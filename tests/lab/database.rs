@@ -88,8 +88,9 @@ fn sweep() {
     }
 }
 
-/// The calling thread has a network of its own from here on, with nothing but a loopback.
+/// The calling thread has a network of its own from here on, with nothing but a loopback. What is fetched for a server is fetched before.
 pub fn own_network() -> Result<()> {
+    root()?;
     unshare(CloneFlags::CLONE_NEWNET).context("no network namespace: these tests need root")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip is missing")?;
     if !up.success() {

@@ -115,7 +115,9 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
         .status()
         .context("mmdebstrap is missing: run tests/prepare")?;
     if !made.success() {
-        bail!("mmdebstrap failed ({made}); see {}", log.display());
+        let said = fs::read_to_string(&log).unwrap_or_default();
+        let last = said.lines().skip(said.lines().count().saturating_sub(10)).collect::<Vec<_>>().join("\n");
+        bail!("mmdebstrap failed ({made}):\n{last}\nall of it: {}", log.display());
     }
     let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH]).output()?;
     if !out.status.success() {
