@@ -8,7 +8,7 @@ use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use lab::Lab;
 use lab::node::Node;
 use product::{Pair, alarm, configuration, install, ms, no_alarm, outage_ms, status};
@@ -57,7 +57,9 @@ fn a_bad_file_takes_no_service_out_of_the_role() -> Result<()> {
         let out = node.run_for(&["systemctl", "reload", "dre"], SOON)?;
         println!("reload of a bad file: {out:?}");
         alarm(node, "ConfigRejected", SOON)?;
-        ensure!(node.run(&["drectl"])?.contains("dre.toml:7"), "{}", node.run(&["drectl"])?);
+        let line = 1 + good.lines().position(|line| line.starts_with("interval_ms")).context("a line")?;
+        let page = node.run(&["drectl"])?;
+        ensure!(page.contains(&format!("dre.toml:{line}")), "line {line}: {page}");
     }
     for from in [first, second] {
         let seen = pair.judged(ms(300), || from.run(&["drectl", "switchover"]).map(drop))?;
