@@ -403,11 +403,11 @@ async fn act(
         Op::StopReceiver => run(conn, either("STOP SLAVE IO_THREAD", "STOP REPLICA IO_THREAD")).await?,
         Op::StartReplication => run(conn, either("START SLAVE", "START REPLICA")).await?,
         Op::StopReplication => run(conn, either("STOP SLAVE", "STOP REPLICA")).await?,
-        Op::Rewind { to } if maria => {
-            run(conn, &format!("SET GLOBAL gtid_slave_pos = '{}'", target(&to))).await?;
+        Op::Position { at } if maria => {
+            run(conn, &format!("SET GLOBAL gtid_slave_pos = '{}'", target(&at))).await?;
         }
         // MySQL's own set of transactions is its position.
-        Op::Rewind { .. } => {}
+        Op::Position { .. } => {}
         Op::WaitApplied { target } => wait_applied(conn, flavor, &target, within).await?,
         Op::SemiSync { source, timeout_ms, wait_without_replica } => {
             let (name, alone) = (either("master", "source"), either("no_slave", "no_replica"));

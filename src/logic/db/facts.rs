@@ -133,9 +133,9 @@ pub enum Op {
     StopReceiver,
     StartReplication,
     StopReplication,
-    /// MariaDB's position back to this, which is what the server's own log ends with: both threads are stopped.
-    Rewind {
-        to: Gtids,
+    /// MariaDB's position to this, which the server's own log has: both threads are stopped.
+    Position {
+        at: Gtids,
     },
     /// Until this is applied.
     WaitApplied {

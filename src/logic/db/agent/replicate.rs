@@ -13,7 +13,10 @@ use std::time::Duration;
 
 use super::{ALONE_AFTER, Agent, Duty, Moment, Op, Peer, Planted, SILENT_MAX, WRITE_WITHIN};
 use crate::logic::db::facts::{Action, Flavor, Gtids, Receiver};
-use crate::logic::db::gtids::Missing;
+use crate::logic::db::gtids::{Missing, target};
+
+/// MariaDB: the source's log does not have what the replica asks for.
+const NOT_IN_LOG: u32 = 1236;
 
 /// What two histories are to each other.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -88,12 +91,9 @@ impl Agent {
         match self.compare() {
             Compared::Sound => {
                 self.suspect = false;
-                if !receives
-                    && !applies
-                    && sound
-                    && let Some(to) = self.lies_beyond()
-                {
-                    self.single(now, Op::Rewind { to }, WRITE_WITHIN, out);
+                let moved = self.lies_beyond().or_else(|| self.lies_behind(self.own_log()));
+                if let Some(to) = moved.filter(|_| sound && !self.is_connected()) {
+                    self.reposition(now, to, out);
                 } else if !(receives && applies) && sound {
                     self.single(now, Op::StartReplication, WRITE_WITHIN, out);
                 }
@@ -112,6 +112,28 @@ impl Agent {
     fn lies_beyond(&self) -> Option<Gtids> {
         let probe = self.probe.as_deref().filter(|probe| probe.flavor == Flavor::MariaDb)?;
         (!probe.has.is_empty() && !probe.has.covers(&probe.applied)).then(|| probe.has.clone())
+    }
+
+    /// The source has not got any more what is asked for (1236), because its log begins later: it is a copy, made after this server, then
+    /// ACTIVE, had last received from it. What this server has got itself need not be asked for: on from `reached`.
+    fn lies_behind(&self, reached: Option<&Gtids>) -> Option<Gtids> {
+        let probe = self.probe.as_deref().filter(|probe| probe.flavor == Flavor::MariaDb)?;
+        let refused = probe.replica.as_ref().is_some_and(|replica| replica.receiver_errno == NOT_IN_LOG);
+        let reached = reached
+            .filter(|reached| refused && probe.has.covers(reached) && reached.covers(&probe.applied))?;
+        (target(reached) != target(&probe.applied)).then(|| reached.clone())
+    }
+
+    fn own_log(&self) -> Option<&Gtids> {
+        self.probe.as_ref().map(|probe| &probe.has)
+    }
+
+    /// The position is set while both threads are stopped.
+    fn reposition(&mut self, now: Moment, to: Gtids, out: &mut Vec<Action>) {
+        let runs =
+            self.replica().is_some_and(|replica| replica.receiver != Receiver::Stopped || replica.applier);
+        let op = if runs { Op::StopReplication } else { Op::Position { at: to } };
+        self.single(now, op, WRITE_WITHIN, out);
     }
 
     /// Looks and words about how far this server is.
@@ -210,7 +232,10 @@ impl Agent {
         let Some(replica) = &probe.replica else { return };
         let wanted = self.ring && probe.flavor == Flavor::MariaDb;
         let (stopped, broken) = (replica.receiver == Receiver::Stopped, replica.applier_errno != 0);
-        if wanted && (stopped || !replica.applier) && !broken {
+        let there = self.fresh_peer().map(|peer| &peer.has).filter(|_| wanted && !broken);
+        if let Some(to) = self.lies_behind(there).filter(|_| !self.is_connected()) {
+            self.reposition(now, to, out);
+        } else if wanted && (stopped || !replica.applier) && !broken {
             self.single(now, Op::StartReplication, WRITE_WITHIN, out);
         } else if !wanted && !stopped {
             self.single(now, Op::StopReplication, WRITE_WITHIN, out);

@@ -1131,7 +1131,7 @@ impl World {
                 server.start_receiver();
                 self.after(5, Happening::Connect { node, life });
             }
-            Op::Rewind { .. } => server.rewind(),
+            Op::Position { at } => server.position_to(at),
             Op::WaitApplied { .. } => {}
             Op::EndReplicas => self.source_gone(1 - node),
             Op::SemiSync { source, timeout_ms, wait_without_replica } => {

@@ -82,13 +82,53 @@ fn begun(server: &Probe, peer_has: &str) -> Vec<Op> {
 #[test]
 fn a_position_beyond_the_own_log_goes_back_before_anything_is_replicated() {
     let ops = begun(&stopped("0-1-3,0-2-1792", "0-2-1793"), "0-1-3,0-2-1793");
-    assert_eq!(ops.get(1), Some(&Op::Rewind { to: gtids("0-1-3,0-2-1792") }), "{ops:?}");
+    assert_eq!(ops.get(1), Some(&Op::Position { at: gtids("0-1-3,0-2-1792") }), "{ops:?}");
 }
 
 #[test]
 fn a_position_that_the_log_has_stays() {
     let ops = begun(&stopped("0-1-3,0-2-1793", "0-2-1793"), "0-1-3,0-2-1793");
     assert_eq!(ops.get(1), Some(&Op::StartReplication), "{ops:?}");
+}
+
+/// A switchover to a copy that was made of this server: the copy's log begins where it was made, and this server, ACTIVE until now, has
+/// received nothing since long before. Seen on real servers: it asked for 0-1-4 for ever.
+#[test]
+fn a_position_that_the_copys_log_does_not_have_any_more_goes_on_to_where_the_own_log_ends() {
+    let refused = |has: &str, applied: &str| {
+        let mut server = stopped(has, applied);
+        server.replica.as_mut().expect("it replicates").receiver_errno = 1236;
+        server
+    };
+    let ops = begun(&refused("0-1-1691", "0-1-4"), "0-1-1691,0-2-2128");
+    assert_eq!(ops.get(1), Some(&Op::Position { at: gtids("0-1-1691") }), "{ops:?}");
+    // One that still runs is stopped first; one that is there already has nowhere else to go.
+    let mut runs = refused("0-1-1691", "0-1-4");
+    runs.replica.as_mut().expect("it replicates").applier = true;
+    assert_eq!(begun(&runs, "0-1-1691,0-2-2128").get(1), Some(&Op::StopReplication));
+    let ops = begun(&refused("0-1-1691", "0-1-1691"), "0-1-1691,0-2-2128");
+    assert_eq!(ops.get(1), Some(&Op::StartReplication), "{ops:?}");
+}
+
+/// The same before the switchover: the way back begins where the standby is, and not where this one will be by then.
+#[test]
+fn the_way_back_from_a_copy_begins_where_the_copy_is() {
+    let mut stage = Stage::active(setup());
+    stage.server.semi_sync = SemiSync { enabled: true, on: true, replicas: 1 };
+    stage.server.has = gtids("0-1-9,0-2-30");
+    stage.server.applied = gtids("0-1-9");
+    stage.replica(|replica| {
+        (replica.receiver, replica.applier, replica.receiver_errno) = (Receiver::Stopped, false, 1236);
+    });
+    stage.event(Event::Told(Box::new(stand(false, "0-1-9,0-2-28", false))));
+    stage.run(1_500);
+    assert!(stage.ops.contains(&Op::Position { at: gtids("0-1-9,0-2-28") }), "{:?}", stage.ops);
+    // The standby's log never had what this one already received from it: nothing is asked for a second time.
+    stage.clear();
+    stage.server.applied = gtids("0-2-29");
+    stage.event(Event::Told(Box::new(stand(false, "0-1-9,0-2-28", false))));
+    stage.run(1_500);
+    assert!(!stage.ops.iter().any(|op| matches!(op, Op::Position { .. })), "{:?}", stage.ops);
 }
 
 // ---- one agent on a stage, its server and everybody else played by the test ---------------------------

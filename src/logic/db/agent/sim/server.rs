@@ -152,9 +152,10 @@ impl Server {
         }
     }
 
-    /// The position goes back to the end of the log.
-    pub fn rewind(&mut self) {
-        self.position = self.log.last().map(|trx| trx.gtid);
+    /// The newest of the own log that `at` has.
+    pub fn position_to(&mut self, at: &Gtids) {
+        let there = self.log.iter().rev().find(|trx| at.covers(&self.gtids_of(trx.gtid)));
+        self.position = there.map(|trx| trx.gtid);
         self.drop_relay();
     }
 
