@@ -12,7 +12,7 @@ export RUST_LIB_BACKTRACE ?= 0
 
 .PHONY: help build install check test test-lab test-vm bench bench-rules demo demo-shell demo-down prepare
 help:
-	@echo "make build            the seven binaries, PROFILE=release (or dev)"
+	@echo "make build            the eight binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
 	@echo "make test             installs what it needs, runs every test, the two-node lab included; root"
 	@echo "make test-vm          the part of it that needs a kernel of its own: two virtual machines; root"
@@ -26,7 +26,7 @@ build:
 	$(CARGO) build --locked --profile $(PROFILE) --bins
 
 install: build
-	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc $(BUILT)/dre-sync $(BUILT)/dre-mysql
+	$(INSTALL) -m 0755 -t $(LIB)/dre $(BUILT)/dre-elect $(BUILT)/dre-vip $(BUILT)/dre-tipc $(BUILT)/dre-sync $(BUILT)/dre-mysql $(BUILT)/dre-donor
 	$(INSTALL) -m 0755 $(BUILT)/drectl $(DESTDIR)$(PREFIX)/bin/drectl
 	$(INSTALL) -m 0755 $(BUILT)/dre-generator $(LIB)/systemd/system-generators/dre-generator
 	$(INSTALL) -m 0644 -t $(LIB)/systemd/system units/*.service units/*.socket units/*.target

@@ -11,8 +11,9 @@
 use serde::{Deserialize, Serialize};
 
 mod shown;
+pub mod talk;
 
-pub use shown::{DatabasePeer, DatabaseReplication, DatabaseSetting, DatabaseStatus, STATES};
+pub use shown::{DatabasePeer, DatabaseReplication, DatabaseSetting, DatabaseStatus, RESEEDING, STATES};
 
 use crate::logic::time::Moment;
 

@@ -286,8 +286,9 @@ fn the_readme_explains_every_state_of_a_database_and_no_other() {
         .nth(1)
         .and_then(|rest| rest.split("\n    }\n").next())
         .expect("word");
-    let said: BTreeSet<String> = body.split('"').skip(1).step_by(2).map(str::to_owned).collect();
-    assert_eq!(said, states);
+    // What the agent says, and the one that stands above it while a copy comes.
+    let said = body.split('"').skip(1).step_by(2).chain([dre::database::RESEEDING]).map(str::to_owned);
+    assert_eq!(said.collect::<BTreeSet<String>>(), states);
 }
 
 #[test]

@@ -336,15 +336,18 @@ fn quoted(path: &str) -> String {
     format!("\"-{}\"", path.replace('\\', "\\\\").replace('"', "\\\"").replace('%', "%%"))
 }
 
-/// The agent comes with the group.
+/// The agent comes with the group, and who copies its server for the peer.
 fn generate_agent(directory: &Path, group: &str) -> io::Result<()> {
     let dir = directory.join(format!("{}.service.wants", unit("dre", group)));
     fs::create_dir_all(&dir)?;
-    let template = "/usr/lib/systemd/system/dre-mysql@.service";
-    match symlink(template, dir.join(format!("dre-mysql@{group}.service"))) {
-        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
-        _ => Ok(()),
+    for (name, suffix) in [("dre-mysql", "service"), ("dre-donor", "socket")] {
+        let template = format!("/usr/lib/systemd/system/{name}@.{suffix}");
+        match symlink(template, dir.join(format!("{name}@{group}.{suffix}"))) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
     }
+    Ok(())
 }
 
 /// dre-elect of the group may listen on its port.
@@ -533,6 +536,7 @@ mod tests {
         generate_agent(&dir, "mysql").expect("generated");
         generate_agent(&dir, "mysql").expect("again is no error");
         assert!(dir.join("dre@mysql.service.wants/dre-mysql@mysql.service").is_symlink());
+        assert!(dir.join("dre@mysql.service.wants/dre-donor@mysql.socket").is_symlink());
         let read = |path: &str| fs::read_to_string(dir.join(path)).expect(path);
         assert!(read("mariadb.service.d/50-dre.conf").contains("\nIgnoreOnIsolate=yes\n"));
         let active = read("diameter.service.d/50-dre.conf");

@@ -3,8 +3,11 @@
 use serde::{Deserialize, Serialize};
 use zlink::introspect::CustomType;
 
+/// The state of a server that is about to be replaced by a copy of the peer's: the operator's command says it, not the agent.
+pub const RESEEDING: &str = "RESEEDING";
+
 /// What [`DatabaseStatus::state`] may be, as the README's table explains it.
-pub const STATES: [&str; 21] = [
+pub const STATES: [&str; 22] = [
     "STARTING",
     "OK",
     "PROMOTING",
@@ -23,6 +26,7 @@ pub const STATES: [&str; 21] = [
     "WRONG_SOURCE",
     "LEFT_BEHIND",
     "LAGGING",
+    RESEEDING,
     "BOTH_WRITABLE",
     "RELAY_LOST",
     "SEMISYNC_OFF",

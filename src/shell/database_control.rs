@@ -1,10 +1,11 @@
 //! The control socket of dre-mysql: how the server stands, and the operator's word where the agent does not go on by itself.
 
+use std::cell::Cell;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -15,10 +16,12 @@ use zlink::introspect::{self, Type};
 
 use super::journal::Journal;
 use super::varlink::{self, Names, Replies, Rights};
-use crate::database::{DatabasePeer, DatabaseReplication, DatabaseSetting, DatabaseStatus};
+use crate::database::{DatabasePeer, DatabaseReplication, DatabaseSetting, DatabaseStatus, RESEEDING};
 use crate::logic::db::facts::Command;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(5);
+/// What is told of a copy holds for so long.
+const TOLD_FOR: Duration = Duration::from_secs(5);
 
 /// An operator's word on its way to the loop, and where its sentence goes.
 pub type Asked = (Command, oneshot::Sender<String>);
@@ -36,7 +39,13 @@ pub fn serve(
     let alive = changed.clone();
     varlink::serve(names, listener, alive, journal, move || {
         let status = Box::new(status);
-        let shared = Rc::new(Shared { status, changed, asks, rights: Rights::of_this_process() });
+        let shared = Rc::new(Shared {
+            status,
+            changed,
+            asks,
+            rights: Rights::of_this_process(),
+            reseeding: Cell::new(None),
+        });
         move || Database { shared: shared.clone() }
     })
 }
@@ -46,6 +55,23 @@ struct Shared {
     changed: watch::Receiver<u64>,
     asks: mpsc::Sender<Asked>,
     rights: Rights,
+    /// A copy on its way: when it was told, bytes, of how many.
+    reseeding: Cell<Option<(Instant, u64, u64)>>,
+}
+
+impl Shared {
+    fn status(&self) -> DatabaseStatus {
+        let mut status = (self.status)();
+        if let Some((_, done, total)) = self.reseeding.get().filter(|(at, ..)| at.elapsed() < TOLD_FOR) {
+            status.reason = format!(
+                "{done} of {total} bytes of the peer's copy are here; before: {} {}",
+                status.state, status.reason
+            );
+            status.state = RESEEDING.into();
+            status.remedy = String::new();
+        }
+        status
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, Type)]
@@ -110,14 +136,14 @@ where
 {
     /// How the server stands, at the moment of the call.
     async fn status(&self) -> StatusReply {
-        StatusReply { status: (self.shared.status)() }
+        StatusReply { status: self.shared.status() }
     }
 
     /// The status now and after each change, at most 20 a second and at least one a second.
     #[zlink(more)]
     async fn watch(&self, more: bool) -> Replies<StatusReply> {
         let shared = self.shared.clone();
-        varlink::watch(shared.changed.clone(), more, move || StatusReply { status: (shared.status)() })
+        varlink::watch(shared.changed.clone(), more, move || StatusReply { status: shared.status() })
     }
 
     /// The next promotion here takes what is there, whatever is lost.
@@ -132,6 +158,18 @@ where
     /// Replicates although this server has transactions that the peer lacks.
     async fn accept_errant(&self, #[zlink(connection)] conn: &mut Connection<Sock>) -> Result<Done, Fault> {
         self.ask(conn, Command::AcceptErrant).await
+    }
+
+    /// A copy of the peer's server is on its way here: for the status, for some seconds.
+    async fn reseeding(
+        &self,
+        done: u64,
+        total: u64,
+        #[zlink(connection)] conn: &mut Connection<Sock>,
+    ) -> Result<Done, Fault> {
+        self.shared.rights.check(conn).await.map_err(|reason| Fault::NotPermitted { reason })?;
+        self.shared.reseeding.set(Some((Instant::now(), done, total)));
+        Ok(Done { done: "told".into() })
     }
 
     /// The server's data is a fresh copy of the peer's: what was kept of the old ones is forgotten.

@@ -20,6 +20,10 @@ use crate::logic::db::facts::{
 use crate::logic::db::gtids::target;
 use crate::logic::db::wanted;
 
+mod copy;
+
+pub use copy::{CONNECTION_FILE, PLACE_FILES, Stands, answers, begin_from, history, stands};
+
 /// Connecting over a local socket, and killing a thread.
 const AT_ONCE: Duration = Duration::from_millis(500);
 /// Between two looks at what must not move any more.

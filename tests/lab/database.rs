@@ -17,6 +17,9 @@ use nix::sched::{CloneFlags, unshare};
 
 use super::{rootfs, sys};
 
+/// What a node with a MariaDB server has.
+pub const PACKAGES: &[&str] = &["mariadb-server", "mariadb-backup"];
+
 /// How a server of a pair must be set up, whatever the product; what a test wants otherwise comes after it and wins.
 const SETTINGS: &[&str] = &[
     "--log-bin=binlog",
@@ -103,7 +106,7 @@ pub fn own_network() -> Result<()> {
 fn root() -> Result<PathBuf> {
     match std::env::var_os("DRE_DATABASE_ROOT") {
         Some(root) => Ok(root.into()),
-        None => rootfs::provide(&["mariadb-server".into()]),
+        None => rootfs::provide(&PACKAGES.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()),
     }
 }
 

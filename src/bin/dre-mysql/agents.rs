@@ -5,16 +5,18 @@
 //! told nothing of): [`Said::Lives`] is said anyway.
 
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dre::config::Link;
+use dre::database::talk::Said;
 use dre::logic::db::facts::Tell;
-use dre::notice::Notice;
+use dre::notice::{Notice, Priority};
 use dre::shell::journal::Journal;
-use dre::shell::secure::{self, Connection, Listener, Pass};
-use serde::{Deserialize, Serialize};
+use dre::shell::secure::{self, Came, Connection, Listener, Pass};
+use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
@@ -29,13 +31,6 @@ const SILENT: Duration = Duration::from_secs(3);
 const STAGGER: Duration = Duration::from_millis(300);
 const SEND_WITHIN: Duration = Duration::from_secs(2);
 
-/// On the wire.
-#[derive(Debug, Serialize, Deserialize)]
-enum Said {
-    Lives,
-    Tell(Tell),
-}
-
 /// What comes of it.
 pub enum Heard {
     Told(Box<Tell>),
@@ -49,11 +44,12 @@ pub struct Agents {
 }
 
 impl Agents {
-    /// `links`: this node's address and the peer's, in the order they are tried.
+    /// `links`: this node's address and the peer's, in the order they are tried. `donor`: who copies this node's server.
     pub fn start(
         links: Vec<Link>,
         port: u16,
         pass: Pass,
+        donor: &Path,
         heard: mpsc::UnboundedSender<Heard>,
         journal: Journal,
     ) -> std::io::Result<Self> {
@@ -64,7 +60,8 @@ impl Agents {
         let (say, said) = mpsc::unbounded_channel();
         let (ways, seen) = watch::channel((false, false));
         let ways = Rc::new(ways);
-        tokio::task::spawn_local(listen(listener, heard.clone(), Rc::clone(&ways), journal.clone()));
+        let donor = donor.to_path_buf();
+        tokio::task::spawn_local(listen(listener, donor, heard.clone(), Rc::clone(&ways), journal.clone()));
         tokio::task::spawn_local(speak(links, port, pass, said, ways, journal));
         tokio::task::spawn_local(tell_openness(seen, heard));
         Ok(Self { say })
@@ -86,46 +83,89 @@ async fn tell_openness(mut seen: watch::Receiver<(bool, bool)>, heard: mpsc::Unb
     }
 }
 
+/// Joins who wants a copy to who makes it. The agent passes the bytes on and has no right to them.
+async fn give(connection: Connection, donor: PathBuf, journal: Journal) {
+    let mut pipe = connection.into_pipe();
+    let given = async {
+        let mut maker = UnixStream::connect(&donor).await?;
+        tokio::io::copy_bidirectional_with_sizes(&mut pipe, &mut maker, 64 << 10, 64 << 10).await
+    };
+    let (priority, text) = match given.await {
+        Ok((_, bytes)) => (Priority::Notice, format!("the peer took a copy of this server: {bytes} bytes")),
+        Err(error) => (
+            Priority::Warning,
+            format!("the peer wanted a copy of this server, and it ended: {}: {error}", donor.display()),
+        ),
+    };
+    journal.log(Notice::Database { priority, text });
+}
+
 async fn listen(
     mut listener: Listener,
+    donor: PathBuf,
     heard: mpsc::UnboundedSender<Heard>,
     ways: Rc<watch::Sender<(bool, bool)>>,
     journal: Journal,
 ) {
     // The newest connection counts: an older one is what a link that was cut has left.
     let mut guest: Option<tokio::task::JoinHandle<()>> = None;
+    // Who proved the key and has not said yet what for.
+    let mut newcomers = JoinSet::new();
     loop {
-        let came = match listener.accept().await {
-            Ok(came) => came,
+        let came = tokio::select! {
+            came = listener.accept() => came,
+            Some(introduced) = newcomers.join_next() => {
+                let Ok(Some((mut connection, word))) = introduced else { continue };
+                if matches!(word, Said::Copy) {
+                    tokio::task::spawn_local(give(connection, donor.clone(), journal.clone()));
+                    continue;
+                }
+                if let Some(old) = guest.take() {
+                    old.abort();
+                }
+                ways.send_modify(|ways| ways.1 = true);
+                let (heard, ways, journal) = (heard.clone(), Rc::clone(&ways), journal.clone());
+                guest = Some(tokio::task::spawn_local(async move {
+                    let ended = attend(&mut connection, word, &heard).await;
+                    ways.send_modify(|ways| ways.1 = false);
+                    journal.log(Notice::Detail { text: format!("the peer's agent is not heard: {ended}") });
+                }));
+                continue;
+            }
+        };
+        match came {
+            Ok(Came { result: Ok(mut connection), .. }) => {
+                newcomers.spawn_local(async move {
+                    match timeout(SILENT, connection.receive::<Said>()).await {
+                        Ok(Ok(word)) => Some((connection, word)),
+                        _ => None,
+                    }
+                });
+            }
+            Ok(Came { from, result: Err(error) }) => {
+                journal.log(Notice::Detail { text: format!("{from} was sent away: {error}") });
+            }
             Err(error) => {
                 journal.log(Notice::Trouble { text: format!("the peer's agent cannot come in: {error}") });
-                continue;
             }
-        };
-        let mut connection = match came.result {
-            Ok(connection) => connection,
-            Err(error) => {
-                journal.log(Notice::Detail { text: format!("{} was sent away: {error}", came.from) });
-                continue;
-            }
-        };
-        if let Some(old) = guest.take() {
-            old.abort();
         }
-        ways.send_modify(|ways| ways.1 = true);
-        let (heard, ways, journal) = (heard.clone(), Rc::clone(&ways), journal.clone());
-        guest = Some(tokio::task::spawn_local(async move {
-            let ended = loop {
-                match timeout(SILENT, connection.receive::<Said>()).await {
-                    Ok(Ok(Said::Lives)) => {}
-                    Ok(Ok(Said::Tell(tell))) => drop(heard.send(Heard::Told(Box::new(tell)))),
-                    Ok(Err(error)) => break error.to_string(),
-                    Err(_) => break "it says nothing any more".into(),
-                }
-            };
-            ways.send_modify(|ways| ways.1 = false);
-            journal.log(Notice::Detail { text: format!("the peer's agent is not heard: {ended}") });
-        }));
+    }
+}
+
+/// Hears the peer's agent, beginning with its first word, until it is not heard any more; why.
+async fn attend(connection: &mut Connection, first: Said, heard: &mpsc::UnboundedSender<Heard>) -> String {
+    let mut word = first;
+    loop {
+        match word {
+            Said::Lives => {}
+            Said::Tell(tell) => drop(heard.send(Heard::Told(Box::new(tell)))),
+            Said::Copy => return "it asks for a copy in the middle".into(),
+        }
+        word = match timeout(SILENT, connection.receive::<Said>()).await {
+            Ok(Ok(word)) => word,
+            Ok(Err(error)) => return error.to_string(),
+            Err(_) => return "it says nothing any more".into(),
+        };
     }
 }
 
@@ -196,7 +236,6 @@ async fn speak(
 #[cfg(test)]
 mod tests {
     use dre::logic::db::facts::Gtids;
-    use dre::notice::Priority;
     use tokio::task::LocalSet;
 
     use super::*;
@@ -211,7 +250,8 @@ mod tests {
         let (hear, heard) = mpsc::unbounded_channel();
         let journal = Journal::start("dre-mysql", Priority::Error).expect("a thread");
         let pass = Pass::of_database(&KEY, "mysql", own, peer);
-        (Agents::start(links.to_vec(), port, pass, hear, journal).expect("doors"), heard)
+        let donor = Path::new("/nonexistent/donor");
+        (Agents::start(links.to_vec(), port, pass, donor, hear, journal).expect("doors"), heard)
     }
 
     async fn opened(heard: &mut mpsc::UnboundedReceiver<Heard>) {

@@ -219,7 +219,8 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
     let agents = match pass {
         Some(pass) => {
             let links = settings.addresses.clone();
-            Some(Agents::start(links, database.agent_port, pass, hear, journal.clone())?)
+            let donor = Path::new("/run/dre-donor").join(&settings.group);
+            Some(Agents::start(links, database.agent_port, pass, &donor, hear, journal.clone())?)
         }
         None => None,
     };

@@ -136,8 +136,36 @@ pub enum Db {
     },
     /// Replicate although this server has transactions that the peer lacks
     AcceptErrant,
+    /// Make this server a copy of the peer's: what a state like DIVERGED, OWN_LOST or PURGED asks for
+    ///
+    /// The copy (mariadb-backup, on both nodes) comes over the links, encrypted and authenticated with the cluster key. The old data stays as it is
+    /// until the copy is whole, takes its place in one step, and is kept until the server is in step with the ACTIVE; where
+    /// the copy does not start, the old data comes back. As root, on the standby.
+    #[command(
+        after_help = "Examples:\n  drectl -g mysql db reseed\n  drectl -g mysql db reseed --yes --keep-old"
+    )]
+    Reseed(Reseed),
     /// This server's data was made a copy of the peer's by hand: forget what was kept of the old ones
     Reseeded,
+}
+
+#[derive(Debug, Args)]
+pub struct Reseed {
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// Keep the old data, in datadir.dre-old, when all is well
+    #[arg(long)]
+    pub keep_old: bool,
+    /// Also from a server that takes no writes
+    #[arg(long)]
+    pub from_standby: bool,
+    /// How long to wait until it is in step, once the copy has its place
+    #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
+    pub timeout: f64,
+    /// One line of JSON at the end, no progress
+    #[arg(long)]
+    pub json: bool,
 }
 
 #[derive(Debug, Default, Args)]

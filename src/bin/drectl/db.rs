@@ -14,6 +14,7 @@ use crate::exit::{Done, Fail};
 use crate::{keep_watching, print};
 
 mod page;
+mod reseed;
 
 const ANSWER_WITHIN: Duration = Duration::from_secs(7);
 /// A server that is asked without its agent.
@@ -23,15 +24,28 @@ fn socket(group: &str) -> PathBuf {
     Path::new("/run").join(format!("dre-mysql@{group}")).join("control")
 }
 
+/// There while a server's data is being exchanged.
+fn reseeding(group: &str) -> PathBuf {
+    Path::new("/var/lib").join(format!("dre-mysql@{group}")).join("reseeding")
+}
+
+fn no_database(place: &Place) -> Fail {
+    Fail::refused(format!(
+        "group {} has no database: {} has no [database]; name the group that has one: drectl -g NAME db",
+        place.group,
+        config::file_of(&place.group).display()
+    ))
+}
+
 /// To dre-mysql; where the group has no database, that is what is said.
 fn connect(place: &Place) -> Result<Client, Fail> {
     Client::to(Daemon::database(&place.group), &socket(&place.group), ANSWER_WITHIN).map_err(|fail| {
         match config::load_of(&place.group, None) {
-            Ok(settings) if settings.database.is_none() => Fail {
+            Ok(settings) if settings.database.is_none() => Fail { text: no_database(place).text, ..fail },
+            _ if reseeding(&place.group).exists() => Fail {
                 text: format!(
-                    "group {} has no database: {} has no [database]; name the group that has one: drectl -g NAME db",
-                    place.group,
-                    config::file_of(&place.group).display()
+                    "a reseed of this server was begun and not ended, and its agent waits for that; {}",
+                    place.command("db reseed")
                 ),
                 ..fail
             },
@@ -61,6 +75,7 @@ pub fn run(place: &Place, command: Option<&Db>) -> Done {
         )),
         Db::Promote { force: true } => done(place, "Promote", json!({ "force": true })),
         Db::AcceptErrant => done(place, "AcceptErrant", json!({})),
+        Db::Reseed(args) => reseed::run(place, args),
         Db::Reseeded => done(place, "Reseeded", json!({})),
     }
 }
@@ -78,11 +93,7 @@ fn done(place: &Place, method: &str, parameters: serde_json::Value) -> Done {
 fn check(place: &Place, json: bool) -> Done {
     let settings = config::load_of(&place.group, None).map_err(|error| Fail::refused(error.lines()))?;
     let Some(database) = &settings.database else {
-        return Err(Fail::refused(format!(
-            "group {} has no database: {} has no [database]",
-            place.group,
-            config::file_of(&place.group).display()
-        )));
+        return Err(no_database(place));
     };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()

@@ -86,18 +86,18 @@ impl Health {
             ),
             Self::Diverged(missing) => (
                 format!("{} transactions are on this server alone: {}", missing.count, missing.which),
-                "nothing is replicated until you decide: make this server a copy of the peer again, or drectl db accept-errant",
+                "nothing is replicated until you decide: drectl db reseed makes this server a copy of the peer's again, drectl db accept-errant goes on as it is",
             ),
             Self::OwnLost(missing) => (
                 format!(
                     "the peer has {} transactions of this server that it lost: {}",
                     missing.count, missing.which
                 ),
-                "make this server a copy of the peer again",
+                "make this server a copy of the peer's again: drectl db reseed",
             ),
             Self::Purged => (
                 "the peer has thrown away the logs that this server still needs".into(),
-                "make this server a copy of the peer again",
+                "make this server a copy of the peer's again: drectl db reseed",
             ),
             Self::NotReplicating => (
                 "the server replicates from nobody".into(),
@@ -109,7 +109,7 @@ impl Health {
             ),
             Self::SqlStopped(why) => (
                 format!("the applier stopped: {why}"),
-                "histories may have forked: compare the row in question on both, then make this server a copy of the peer again",
+                "histories may have forked: compare the row in question on both, then make this server a copy of the peer's again: drectl db reseed",
             ),
             Self::WrongSource(why) => (why.clone(), "point replication at the peer"),
             Self::LeftBehind(count) => (
