@@ -334,7 +334,7 @@ impl Agent {
             }
         }
         if behind > 0 && !promotion.force {
-            let (words, hint) = Health::LeftBehind(behind).words();
+            let (words, hint) = Health::LeftBehind(behind, String::new()).words();
             return self.promotion_fails(&format!("LEFT_BEHIND: {words}; {hint}"), out);
         }
         promotion.target = Some(here);

@@ -3,7 +3,7 @@
 use super::replicate::Compared;
 use super::{Agent, Duty, MISSES_MAX, SILENT_MAX};
 use crate::database::Word;
-use crate::logic::db::facts::{Action, Flavor, Receiver};
+use crate::logic::db::facts::{Action, Flavor, Receiver, Replica};
 use crate::logic::db::gtids::Missing;
 use crate::logic::time::Moment;
 use crate::notice::Priority;
@@ -33,8 +33,8 @@ pub enum Health {
     Connecting(String),
     SqlStopped(String),
     WrongSource(String),
-    /// The ACTIVE committed this many transactions that are not here, and waited for nobody.
-    LeftBehind(u64),
+    /// The ACTIVE committed this many transactions that are not here, and waited for nobody; why nothing is received, if nothing is.
+    LeftBehind(u64, String),
     Lagging(u64),
     BothWritable(String),
     /// This ACTIVE took over without what the relay log had lost.
@@ -61,7 +61,7 @@ impl Health {
             Self::Connecting(_) => "IO_CONNECTING",
             Self::SqlStopped(_) => "SQL_STOPPED",
             Self::WrongSource(_) => "WRONG_SOURCE",
-            Self::LeftBehind(_) => "LEFT_BEHIND",
+            Self::LeftBehind(..) => "LEFT_BEHIND",
             Self::Lagging(_) => "LAGGING",
             Self::BothWritable(_) => "BOTH_WRITABLE",
             Self::RelayLost(_) => "RELAY_LOST",
@@ -112,8 +112,11 @@ impl Health {
                 "histories may have forked: compare the row in question on both, then make this server a copy of the peer's again: drectl db reseed",
             ),
             Self::WrongSource(why) => (why.clone(), "point replication at the peer"),
-            Self::LeftBehind(count) => (
-                format!("the ACTIVE went on without this server: {count} transactions are not here"),
+            Self::LeftBehind(count, why) => (
+                format!(
+                    "the ACTIVE went on without this server: {count} transactions are not here{}{why}",
+                    if why.is_empty() { "" } else { "; nothing is received: " }
+                ),
                 "it catches up once it receives again; if the other machine is gone for good: drectl db promote --force",
             ),
             Self::Lagging(seconds) => {
@@ -134,11 +137,21 @@ impl Health {
     const fn priority(&self) -> Priority {
         match self {
             Self::Ok | Self::Starting | Self::Promoting | Self::Comparing => Priority::Info,
-            Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(_) | Self::SemiSyncOff => {
+            Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(..) | Self::SemiSyncOff => {
                 Priority::Warning
             }
             _ => Priority::Error,
         }
+    }
+}
+
+/// Why nothing comes.
+fn silence(replica: &Replica) -> String {
+    match (replica.receiver, replica.receiver_errno) {
+        (_, 0) if !replica.applier => "the applier is stopped".into(),
+        (Receiver::Stopped, 0) => "the receiver is stopped".into(),
+        (_, 0) => "the receiver tries".into(),
+        (_, errno) => format!("{errno} {}", replica.receiver_error),
     }
 }
 
@@ -205,7 +218,9 @@ impl Agent {
         }
         let runs = replica.receiver == Receiver::Connected && replica.applier;
         if self.left_behind > 0 {
-            return Health::LeftBehind(self.left_behind);
+            let connected = replica.receiver == Receiver::Connected;
+            let why = if connected { String::new() } else { silence(replica) };
+            return Health::LeftBehind(self.left_behind, why);
         }
         if runs && self.compared {
             let lag = self.lag(now);
@@ -214,13 +229,10 @@ impl Agent {
         if self.peer.is_none() && !self.could_go_on(now) {
             return Health::Comparing;
         }
-        Health::Connecting(match (replica.receiver, replica.receiver_errno) {
-            _ if compared == Compared::Waits => "the peer has not yet all that is here".into(),
-            _ if compared == Compared::PeerForked => "the peer's history forked from this one".into(),
-            (_, 0) if !replica.applier => "the applier is stopped".into(),
-            (Receiver::Stopped, 0) => "the receiver is stopped".into(),
-            (_, 0) => "the receiver tries".into(),
-            (_, errno) => format!("{errno} {}", replica.receiver_error),
+        Health::Connecting(match compared {
+            Compared::Waits => "the peer has not yet all that is here".into(),
+            Compared::PeerForked => "the peer's history forked from this one".into(),
+            _ => silence(replica),
         })
     }
 

@@ -668,6 +668,21 @@ fn an_active_that_goes_on_alone_leaves_its_standby_behind() {
     }
 }
 
+/// Why it is left behind is what an operator can mend.
+#[test]
+fn a_standby_that_is_left_behind_says_why_nothing_is_received() {
+    let mut stage = Stage::in_step(setup(), Record::default(), "0-1-9");
+    stage.replica(|replica| {
+        replica.receiver = Receiver::Connecting;
+        (replica.receiver_errno, replica.receiver_error) = (1045, "Access denied".into());
+    });
+    stage.event(Event::Told(Box::new(stand(true, "0-1-20", false))));
+    stage.run(1_200);
+    assert_eq!(stage.agent.health().word(), "LEFT_BEHIND");
+    let (words, _) = stage.agent.health().words();
+    assert!(words.contains("11 transactions") && words.contains("1045 Access denied"), "{words}");
+}
+
 /// Commits that must wait for the standby are let go only when the election knows that it is dead.
 #[test]
 fn what_must_wait_waits_until_the_standby_is_known_to_be_dead() {
