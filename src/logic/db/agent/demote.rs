@@ -14,6 +14,8 @@ const READ_ONLY_WITHIN: Duration = Duration::from_millis(300);
 const WAITERS_WITHIN: Duration = Duration::from_millis(1_500);
 /// Between two attempts at a server that refuses.
 const PAUSE: Duration = Duration::from_millis(50);
+const OVERDUE: &str = "the server did not stop taking writes in time";
+const MISCOUNTS: &str = "the server's writes failed, so it may count transactions that it never logged";
 
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Demotion {
@@ -24,6 +26,9 @@ pub(super) struct Demotion {
     hands_over: bool,
     /// It took writes when it was last seen, or nobody knows.
     wrote: bool,
+    /// Its writes failed. A server counts a transaction before it finds no room for it in its log: what it says that it has is more
+    /// than it ever sent, and nobody can wait for that. It is ended once it has come to rest, and counts anew what is there.
+    miscounts: bool,
     read_only: bool,
     /// The next attempt is made then.
     pause: Option<Moment>,
@@ -43,8 +48,10 @@ impl Agent {
             // The lease's end is a bound too.
             by = by.min(self.until.max(now) + FORCE_AFTER);
         }
+        let mut miscounts = self.write_failed.is_some();
         if let Work::Demote(before) = &self.work {
             (by, hands_over) = (by.min(before.by.max(now)), hands_over || before.hands_over);
+            miscounts |= before.miscounts;
         }
         if hands_over {
             self.handed = None;
@@ -53,7 +60,7 @@ impl Agent {
             || self.probe.as_ref().is_some_and(|probe| !probe.read_only)
             || !matches!(self.work, Work::Idle | Work::Single);
         self.begin_duty(now, Duty::None);
-        let demotion = Demotion { serial, by, hands_over, wrote, read_only: false, pause: None };
+        let demotion = Demotion { serial, by, hands_over, wrote, miscounts, read_only: false, pause: None };
         if !self.unit && self.probe.is_none() {
             return self.demoted(now, demotion, None, out);
         }
@@ -74,17 +81,14 @@ impl Agent {
         let overdue = left.is_zero() && op != Op::KillServer && !self.is_planted(Planted::NoKill);
         self.work = Work::Demote(demotion);
         if overdue {
-            return self.kill_server(now, out);
+            return self.kill_server(now, OVERDUE, out);
         }
         let within = if left.is_zero() { READ_ONLY_WITHIN } else { left };
         self.start(now, op, within, out);
     }
 
-    fn kill_server(&mut self, now: Moment, out: &mut Vec<Action>) {
-        out.push(Action::Note {
-            priority: Priority::Error,
-            text: "the server did not stop taking writes in time: it is killed".into(),
-        });
+    fn kill_server(&mut self, now: Moment, why: &str, out: &mut Vec<Action>) {
+        out.push(Action::Note { priority: Priority::Error, text: format!("{why}: it is killed") });
         self.start(now, Op::KillServer, FORCE_AFTER, out);
     }
 
@@ -127,6 +131,10 @@ impl Agent {
             // Locks and running writes are in the way: their connections end, as all clients' would next.
             (Op::ReadOnly, Err(_)) => Op::KillClients { keep },
             (Op::KillClients { .. }, _) if demotion.read_only => Op::Settled,
+            (Op::Settled, Ok(_)) if demotion.miscounts => {
+                self.work = Work::Demote(demotion);
+                return self.kill_server(now, MISCOUNTS, out);
+            }
             (Op::Settled, Ok(Answer::Has(has))) => return self.demoted(now, demotion, Some(has), out),
             // Who writes through read_only goes the way of the clients.
             (Op::Settled, _) => Op::KillClients { keep },
@@ -150,7 +158,7 @@ impl Agent {
         let killing = self.running.as_ref().is_some_and(|running| running.op == Op::KillServer);
         if now >= demotion.by && !killing && kills {
             demotion.pause = None;
-            self.kill_server(now, out);
+            self.kill_server(now, OVERDUE, out);
         } else if demotion.pause.is_some_and(|at| now >= at) {
             demotion.pause = None;
             let demotion = demotion.clone();

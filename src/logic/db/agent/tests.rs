@@ -545,6 +545,32 @@ fn a_demotion_hands_over_what_the_server_has_and_says_so() {
     assert!(!stage.told.iter().any(|tell| matches!(tell, Tell::HandedOver { .. })), "{:?}", stage.told);
 }
 
+/// A full disk: MariaDB had counted 65 transactions that found no room in its log, and the peer waited for them for ever.
+#[test]
+fn a_server_whose_writes_failed_is_ended_and_hands_over_no_numbers() {
+    let mut stage = Stage::active(setup());
+    stage.server.semi_sync = SemiSync { enabled: true, on: true, replicas: 1 };
+    let tests = (0..6_000).any(|_| {
+        stage.run(1);
+        stage.ops.last() == Some(&Op::WriteTest)
+    });
+    assert!(tests, "{:?}", stage.ops);
+    let id = stage.running.take().expect("a write test");
+    let full = Failure::Sql { errno: 1026, text: "Error writing file 'binlog' (errno: 28)".into() };
+    stage.event(Event::Done { id, result: Err(full) });
+    let unfit = |word: &Word| matches!(word, Word::Fit { why_not: Some(why) } if why.contains("WRITE_FAILED"));
+    assert!(stage.words.iter().any(unfit), "{:?}", stage.words);
+    stage.clear();
+    stage.server.has = gtids("0-1-9,0-2-105");
+    stage.event(Event::Charged(Charge::Demote { serial: 7, bound_ms: 2000 }));
+    stage.run(10);
+    let keep = vec!["backup".to_owned()];
+    assert_eq!(stage.ops[..4], [Op::ReadOnly, Op::KillClients { keep }, Op::Settled, Op::KillServer]);
+    assert!(stage.told.contains(&Tell::LetGo), "{:?}", stage.told);
+    assert!(!stage.told.iter().any(|tell| matches!(tell, Tell::HandedOver { .. })), "{:?}", stage.told);
+    assert!(stage.words.contains(&Word::Demoted { serial: 7, clean: true }), "{:?}", stage.words);
+}
+
 /// Killed and started anew beside a server that serves: nothing that it says moves the role.
 #[test]
 fn an_agent_that_is_started_anew_on_the_active_says_nothing_against_it() {
