@@ -57,6 +57,8 @@ const STALLED: Duration = Duration::from_millis(50);
 const QUEUE_WITHIN: Duration = Duration::from_millis(20);
 /// An agent that is stopped waits so long for the role to go to the peer.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// How long a standby that tries to receive is not sent anything until the server is helped.
+const UNSERVED_MAX: Duration = Duration::from_secs(10);
 /// How long a standby that hears nothing of the ACTIVE stays one that could take over: that one may have gone on alone.
 const SILENT_MAX: Duration = Duration::from_secs(60);
 /// From then on an ACTIVE that sees no standby knows that none could take over any more. Longer than [`SILENT_MAX`], whatever the clocks.
@@ -224,6 +226,8 @@ pub struct Agent {
     ring: bool,
     /// On the ACTIVE: when a standby was last seen.
     accompanied: Moment,
+    /// Since when the standby tries to receive, and this server sends it nothing.
+    unserved: Option<Moment>,
     /// The operator said that errant transactions may be.
     accepted: bool,
     forced: bool,
@@ -288,6 +292,7 @@ impl Agent {
             suspect: false,
             ring: false,
             accompanied: now,
+            unserved: None,
             accepted: false,
             forced: false,
             handed: None,
@@ -655,13 +660,45 @@ impl Agent {
     }
 
     fn serve(&mut self, now: Moment, out: &mut Vec<Action>) {
-        if let Some(op) = self.semi_sync_wanted(now) {
+        if self.must_begin_to_send_anew(now) {
+            out.push(Action::Note {
+                priority: Priority::Warning,
+                text:
+                    "the standby tries to receive and is sent nothing: the server's part of it is begun anew"
+                        .into(),
+            });
+            let op =
+                Op::SemiSync { source: false, timeout_ms: self.timeout_ms(), wait_without_replica: false };
+            self.single(now, op, WRITE_WITHIN, out);
+        } else if let Some(op) = self.semi_sync_wanted(now) {
             self.single(now, op, WRITE_WITHIN, out);
         } else if now >= self.next_write {
             self.single(now, Op::WriteTest, WRITE_WITHIN, out);
         } else {
             self.close_the_ring(now, out);
         }
+    }
+
+    /// MariaDB 11.8: a standby that connects and goes again at once, as after a network that was away for some seconds, can leave the
+    /// thread that served it behind for ever, and each later one waits for that one's end: nothing was replicated any more until the server
+    /// was started anew. Turned off and on, the source's side lets all of them go. Nobody's commit waits for it then.
+    fn must_begin_to_send_anew(&mut self, now: Moment) -> bool {
+        let unserved = self.probe.as_ref().is_some_and(|probe| {
+            let semi = &probe.semi_sync;
+            semi.enabled && !semi.on && semi.replicas == 0 && probe.waiters == 0
+        });
+        let tries =
+            |peer: &Peer| !peer.active && matches!(peer.state.as_str(), "IO_CONNECTING" | "LEFT_BEHIND");
+        if !unserved || !self.fresh_peer().is_some_and(tries) {
+            self.unserved = None;
+            return false;
+        }
+        let since = *self.unserved.get_or_insert(now);
+        let must = now >= since + UNSERVED_MAX;
+        if must {
+            self.unserved = None;
+        }
+        must
     }
 
     /// How the source's side must be set, if it is not.

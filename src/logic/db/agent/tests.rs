@@ -558,7 +558,8 @@ fn a_server_whose_writes_failed_is_ended_and_hands_over_no_numbers() {
     let id = stage.running.take().expect("a write test");
     let full = Failure::Sql { errno: 1026, text: "Error writing file 'binlog' (errno: 28)".into() };
     stage.event(Event::Done { id, result: Err(full) });
-    let unfit = |word: &Word| matches!(word, Word::Fit { why_not: Some(why) } if why.contains("WRITE_FAILED"));
+    let unfit =
+        |word: &Word| matches!(word, Word::Fit { why_not: Some(why) } if why.contains("WRITE_FAILED"));
     assert!(stage.words.iter().any(unfit), "{:?}", stage.words);
     stage.clear();
     stage.server.has = gtids("0-1-9,0-2-105");
@@ -707,6 +708,36 @@ fn a_standby_that_is_left_behind_says_why_nothing_is_received() {
     assert_eq!(stage.agent.health().word(), "LEFT_BEHIND");
     let (words, _) = stage.agent.health().words();
     assert!(words.contains("11 transactions") && words.contains("1045 Access denied"), "{words}");
+}
+
+/// Both networks were cut for 8 s: MariaDB's thread that sends hung for ever, and with it every later one.
+#[test]
+fn a_standby_that_tries_and_is_sent_nothing_is_helped_and_one_that_waits_for_an_operator_is_not() {
+    for (state, helped) in
+        [("LEFT_BEHIND", true), ("IO_CONNECTING", true), ("DIVERGED", false), ("OK", false)]
+    {
+        let mut stage = Stage::active(setup());
+        stage.server.semi_sync = SemiSync { enabled: true, on: false, replicas: 0 };
+        stage.run(1_000);
+        stage.clear();
+        let mut peer = stand(false, "0-1-9", false);
+        if let Tell::Stand { state: of, .. } = &mut peer {
+            *of = state.into();
+        }
+        for _ in 0..12 {
+            stage.event(Event::Told(Box::new(peer.clone())));
+            stage.run(1_000);
+        }
+        let turned = |on: bool| {
+            stage.ops.iter().filter(|op| matches!(op, Op::SemiSync { source, .. } if *source == on)).count()
+        };
+        assert_eq!(
+            (turned(false), turned(true)),
+            if helped { (1, 1) } else { (0, 0) },
+            "{state}: {:?}",
+            stage.ops
+        );
+    }
 }
 
 /// Commits that must wait for the standby are let go only when the election knows that it is dead.
