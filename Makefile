@@ -10,7 +10,7 @@ INSTALL = install -D
 # What failed is in the error's words; the frames of the test's runner behind it only bury them.
 export RUST_LIB_BACKTRACE ?= 0
 
-.PHONY: help build install check test test-lab test-vm bench bench-rules demo demo-shell demo-down prepare
+.PHONY: help build install check test test-lab test-vm bench bench-rules bench-mysql demo demo-shell demo-down prepare
 help:
 	@echo "make build            the eight binaries, PROFILE=release (or dev)"
 	@echo "make check            format, lints, unit tests, docs; no root needed"
@@ -18,6 +18,7 @@ help:
 	@echo "make test-vm          the part of it that needs a kernel of its own: two virtual machines; root"
 	@echo "make bench            the figures beside what is demanded: release build, ten runs a fault, ten minutes of load; root"
 	@echo "make bench-rules      the figures of dre-sync beside lsyncd and one rsync per event; root"
+	@echo "make bench-mysql      the figures of the database pair beside the one under Linux Heartbeat, twenty deaths each; root"
 	@echo "make demo             two nodes, a switchover and a power loss while a client pings; root"
 	@echo "make demo-down        removes what make demo left up"
 	@echo "make install DESTDIR= puts everything where a package would"
@@ -71,7 +72,7 @@ test: prepare check test-lab test-vm
 test-lab:
 	$(CARGO) build --locked --bins --example demo
 	$(CARGO) test --locked --test control --test drectl_rules --test gate --test lab_selftest --test sql
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test groups --test mysql --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test groups --test mysql --test mysql_faults --test reseed --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare
@@ -101,3 +102,8 @@ bench: prepare build
 bench-rules: prepare build
 	$(CARGO) build --locked --example bench-rules
 	DRE_PROFILE=$(PROFILE) $(TARGET_DIR)/debug/examples/bench-rules
+
+# The same nodes, clients and deaths for dre and for Linux Heartbeat with both servers writable; the release build. One of the two: ONLY=dre.
+bench-mysql: prepare build
+	$(CARGO) build --locked --example bench-mysql
+	DRE_PROFILE=$(PROFILE) $(TARGET_DIR)/debug/examples/bench-mysql $(ONLY)
