@@ -60,7 +60,7 @@ install: build
 check:
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets -- -D warnings
-	$(CARGO) test --locked --lib --bins --test tidy --test config --test contract
+	$(CARGO) test --locked --lib --bins --test tidy --test config --test contract --test import
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
 
 prepare:

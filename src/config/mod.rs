@@ -18,6 +18,7 @@ mod database;
 mod digest;
 mod environment;
 mod error;
+pub mod heartbeat;
 mod host;
 mod key;
 mod raw;

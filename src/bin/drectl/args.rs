@@ -52,9 +52,10 @@ Examples:
 Exit status:
   0   done
   64  usage
+  65  what was to be imported cannot be understood
   69  dre.service (of a group: dre@GROUP.service; for drectl rules: dre-sync.service) is not running or does not answer
   75  refused for now; the message says why and what to do
-  78  the configuration does not hold";
+  78  the configuration does not hold, or what was imported is not complete";
 
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -81,6 +82,9 @@ pub enum Command {
     /// The key that authenticates heartbeats
     #[command(subcommand)]
     Key(Key),
+    /// A group's file from what another program was configured with
+    #[command(subcommand)]
+    Import(Import),
     /// The rules files that are the same on both nodes
     ///
     /// Without a command it shows how they stand.
@@ -276,6 +280,47 @@ pub enum Key {
         #[arg(long)]
         force: bool,
     },
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Import {
+    /// From Linux Heartbeat's ha.cf and haresources
+    ///
+    /// The group's file goes to standard output, and what became of each line of the old ones to standard error. What they do not
+    /// say is never guessed: it stands in the file as FILL IN, and the exit status is 78. On a node the addresses of its own
+    /// interfaces are known; those of the other one are found in the hosts file, by names like hadev2-eth3.
+    #[command(
+        after_help = "Exit status: 0 complete, 65 the old files cannot be understood, 75 not read or not written, 78 something is \
+                            left to fill in.\n\nExamples:\n  drectl -g mysql import heartbeat /etc/ha.d\n  \
+                            drectl import heartbeat /etc/ha.d --output /etc/dre/mysql.toml\n  \
+                            drectl import heartbeat ./ha.d --hosts ./hosts --arbitrator-interface eth0 --json | jq -r .toml"
+    )]
+    Heartbeat(HeartbeatArgs),
+}
+
+#[derive(Debug, Args)]
+pub struct HeartbeatArgs {
+    /// Where ha.cf, haresources and authkeys are
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub dir: PathBuf,
+    /// Where names of addresses are looked for; default: DIR/hosts if it is there, else /etc/hosts
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub hosts: Option<PathBuf>,
+    /// The interface over which the hosts that ha.cf pings are asked; default, on a node: that on whose network they are
+    #[arg(long, value_name = "NAME")]
+    pub arbitrator_interface: Option<String>,
+    /// The node whose lines of haresources are meant; default: that of the first line
+    #[arg(long, value_name = "NODE")]
+    pub preferred: Option<String>,
+    /// Write it there instead; the group is called like it, unless --group names it
+    #[arg(long, short, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub output: Option<PathBuf>,
+    /// Replace the file that is there
+    #[arg(long, requires = "output")]
+    pub force: bool,
+    /// As JSON: the file, and what became of each line
+    #[arg(long)]
+    pub json: bool,
 }
 
 const RULES_EXAMPLES: &str = "\

@@ -2,6 +2,8 @@
 
 /// EX_USAGE of sysexits.h.
 pub const USAGE: u8 = 64;
+/// EX_DATAERR: what was to be taken over cannot be understood.
+pub const NOT_UNDERSTOOD: u8 = 65;
 /// EX_UNAVAILABLE: the daemon is not running or does not answer.
 pub const NOT_RUNNING: u8 = 69;
 /// EX_TEMPFAIL: refused for now, the reason says why.

@@ -13,7 +13,7 @@ use serde_json::json;
 
 use serde::Serialize;
 
-use crate::args::{Cli, Command, Config, Key, Lease, StatusArgs};
+use crate::args::{Cli, Command, Config, Import, Key, Lease, StatusArgs};
 use crate::beside::Beside;
 use crate::client::{Client, Place};
 use crate::exit::{Done, Fail};
@@ -27,6 +27,7 @@ mod db;
 mod exit;
 mod facts;
 mod groups;
+mod import;
 mod key;
 mod page;
 mod preflight;
@@ -80,6 +81,7 @@ fn run(cli: &Cli) -> Done {
         Command::Config(Config::Check(args)) => settings::check(args, named),
         Command::Config(Config::Show(args)) => settings::show(args, named),
         Command::Key(Key::New { out, force }) => print(&(key::new(out, *force)? + "\n")),
+        Command::Import(Import::Heartbeat(args)) => import::heartbeat(args, named),
         Command::Check(args) => check(&places(cli), args.json),
         Command::Version(args) => version(&place(), args.json),
         Command::Completions { shell } => {
