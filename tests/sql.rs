@@ -1,8 +1,8 @@
-//! The database's own statements, against real servers: two processes of the test in a network of their own (`lab::database`; MariaDB,
-//! or what DRE_DATABASE_ROOT has). Needs root.
+//! The database's own statements, against real servers: two processes of the test in a network of their own, of each product that
+//! Debian has (`lab::database`), or of what DRE_DATABASE_ROOT has. Needs root.
 
-use std::future::Future;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow, ensure};
@@ -14,15 +14,29 @@ use tokio::time::{sleep, timeout};
 
 mod lab;
 
-use lab::database::{Server, own_network};
+use lab::database::{Product, Server, own_network};
 
 /// What an agent gives one statement that is not expected to wait.
 const SOON: Duration = Duration::from_secs(2);
 
-fn run(test: impl Future<Output = Result<()>>) -> Result<()> {
-    own_network()?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    LocalSet::new().block_on(&runtime, test)
+/// With every product, one after the other, each in a thread that is called like it: what fails, and what panics, says with which.
+fn run(test: impl AsyncFn(&Product) -> Result<()> + Copy + Send + 'static) -> Result<()> {
+    let mut failed = vec![];
+    for product in Product::all()? {
+        let name = product.name.clone();
+        let alone = thread::Builder::new().name(name.clone()).spawn(move || {
+            own_network()?;
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            LocalSet::new().block_on(&runtime, test(&product))
+        })?;
+        match alone.join() {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => failed.push(format!("{name}: {error:?}")),
+            Err(_) => failed.push(format!("{name}: it panicked")),
+        }
+    }
+    ensure!(failed.is_empty(), "{}", failed.join("\n"));
+    Ok(())
 }
 
 fn agent(server: &Server) -> Session {
@@ -72,8 +86,8 @@ fn replicates(probe: &Probe) -> bool {
 }
 
 /// The first takes writes and the second follows it, with semi-synchronous replication; the first does not follow yet.
-async fn pair() -> Result<(Server, Server)> {
-    let (one, two) = (Server::start(1, &[]).await?, Server::start(2, &[]).await?);
+async fn pair(product: &Product) -> Result<(Server, Server)> {
+    let (one, two) = (product.start(1, &[]).await?, product.start(2, &[]).await?);
     one.follow(&two).await?;
     two.follow(&one).await?;
     let (mut first, mut second) = (agent(&one), agent(&two));
@@ -104,8 +118,8 @@ fn writer(server: &Server) -> JoinHandle<Vec<u64>> {
 
 #[test]
 fn a_look_sees_the_server_as_it_is() -> Result<()> {
-    run(async {
-        let (one, two) = pair().await?;
+    run(async |product| {
+        let (one, two) = pair(product).await?;
         one.run(&["INSERT INTO test.t (word) VALUES ('a')"]).await?;
         let mut first = agent(&one);
         done(&mut first, Op::WriteTest).await?;
@@ -137,25 +151,26 @@ fn a_look_sees_the_server_as_it_is() -> Result<()> {
 
 #[test]
 fn what_is_set_up_wrong_is_named_with_what_it_must_be() -> Result<()> {
-    run(async {
-        let server = Server::start(
-            1,
-            &[
-                "--binlog-format=MIXED",
-                "--sync-binlog=0",
-                "--loose-log-slave-updates=0",
-                "--loose-log-replica-updates=0",
-                "--loose-slave-net-timeout=60",
-                "--loose-replica-net-timeout=60",
-                "--loose-rpl-semi-sync-slave-enabled=0",
-                "--loose-rpl-semi-sync-replica-enabled=0",
-                "--loose-gtid-domain-id=3",
-                "--loose-gtid-strict-mode=0",
-                "--loose-expire-logs-days=1",
-                "--loose-skip-replica-start=0",
-            ],
-        )
-        .await?;
+    run(async |product| {
+        let server = product
+            .start(
+                1,
+                &[
+                    "--binlog-format=MIXED",
+                    "--sync-binlog=0",
+                    "--loose-log-slave-updates=0",
+                    "--loose-log-replica-updates=0",
+                    "--loose-slave-net-timeout=60",
+                    "--loose-replica-net-timeout=60",
+                    "--loose-rpl-semi-sync-slave-enabled=0",
+                    "--loose-rpl-semi-sync-replica-enabled=0",
+                    "--loose-gtid-domain-id=3",
+                    "--loose-gtid-strict-mode=0",
+                    "--loose-expire-logs-days=1",
+                    "--loose-skip-replica-start=0",
+                ],
+            )
+            .await?;
         // As root, which is how drectl asks without the agent: the account that needs no password.
         let (flavor, version, wrong) = good(sql::check(&server.socket(), "root", SOON).await)?;
         assert_eq!((flavor, version.contains("MariaDB")), (server.flavor, maria(&server)));
@@ -186,8 +201,8 @@ fn what_is_set_up_wrong_is_named_with_what_it_must_be() -> Result<()> {
 
 #[test]
 fn accounts_that_write_through_read_only_are_named_to_who_may_look() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let server = product.start(1, &[]).await?;
         let mut all = Session::new(&server.socket(), "root", "mariadb.service");
         if !maria(&server) {
             // super_read_only stops everybody.
@@ -205,8 +220,8 @@ fn accounts_that_write_through_read_only_are_named_to_who_may_look() -> Result<(
 
 #[test]
 fn a_server_that_is_not_there_is_gone_and_one_that_stands_still_is_late() -> Result<()> {
-    run(async {
-        let mut server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let mut server = product.start(1, &[]).await?;
         let mut session = agent(&server);
         look(&mut session).await?;
         server.freeze();
@@ -231,8 +246,8 @@ fn a_server_that_is_not_there_is_gone_and_one_that_stands_still_is_late() -> Res
 
 #[test]
 fn read_only_is_bounded_behind_a_table_lock_and_ending_the_clients_frees_it() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let server = product.start(1, &[]).await?;
         let mut session = agent(&server);
         done(&mut session, Op::Writable).await?;
         let mut monitor = server.connect("root").await?;
@@ -267,8 +282,8 @@ fn read_only_is_bounded_behind_a_table_lock_and_ending_the_clients_frees_it() ->
 
 #[test]
 fn many_clients_are_ended_at_once() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &["--max-connections=400"]).await?;
+    run(async |product| {
+        let server = product.start(1, &["--max-connections=400"]).await?;
         let mut session = agent(&server);
         let mut clients = vec![];
         for _ in 0..300 {
@@ -277,7 +292,7 @@ fn many_clients_are_ended_at_once() -> Result<()> {
         let begun = Instant::now();
         done(&mut session, Op::KillClients { keep: vec![] }).await?;
         let took = begun.elapsed();
-        println!("FIGURE 300 clients ended: {:.1} ms", took.as_secs_f64() * 1e3);
+        println!("FIGURE {}, 300 clients ended: {:.1} ms", product.name, took.as_secs_f64() * 1e3);
         for client in &mut clients {
             assert!(client.query_drop("SELECT 1").await.is_err());
         }
@@ -289,8 +304,8 @@ fn many_clients_are_ended_at_once() -> Result<()> {
 /// Some come and go all the time, so that in every look there are some who are gone when it is their turn.
 #[test]
 fn clients_that_end_by_themselves_meanwhile_leave_none_of_the_others() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &["--max-connections=400"]).await?;
+    run(async |product| {
+        let server = product.start(1, &["--max-connections=400"]).await?;
         let mut session = agent(&server);
         let socket = server.socket();
         let passers: Vec<_> = (0..8)
@@ -322,8 +337,8 @@ fn clients_that_end_by_themselves_meanwhile_leave_none_of_the_others() -> Result
 
 #[test]
 fn commits_that_wait_for_a_standby_that_stands_still_are_ended_and_free_the_server() -> Result<()> {
-    run(async {
-        let (one, two) = pair().await?;
+    run(async |product| {
+        let (one, two) = pair(product).await?;
         two.freeze();
         let waiting = writer(&one);
         let mut bystander = one.connect("app").await?;
@@ -335,7 +350,7 @@ fn commits_that_wait_for_a_standby_that_stands_still_are_ended_and_free_the_serv
         done(&mut session, Op::KillWaiters).await?;
         done(&mut session, Op::ReadOnly).await?;
         let took = begun.elapsed();
-        println!("FIGURE waiters ended and read-only: {:.1} ms", took.as_secs_f64() * 1e3);
+        println!("FIGURE {}, waiters ended and read-only: {:.1} ms", product.name, took.as_secs_f64() * 1e3);
         assert!(took < SOON, "{took:?}");
         waiting.await?;
         // MySQL's go on waiting unless everybody goes.
@@ -349,8 +364,8 @@ fn commits_that_wait_for_a_standby_that_stands_still_are_ended_and_free_the_serv
 /// A standby whose machine died holds its connection for as long as the kernel does; who takes over does not wait for it.
 #[test]
 fn a_replica_that_is_dead_is_not_waited_for_once_its_connection_is_ended() -> Result<()> {
-    run(async {
-        let (one, two) = pair().await?;
+    run(async |product| {
+        let (one, two) = pair(product).await?;
         two.freeze();
         let mut session = agent(&one);
         done(&mut session, Op::EndReplicas).await?;
@@ -368,8 +383,8 @@ fn a_replica_that_is_dead_is_not_waited_for_once_its_connection_is_ended() -> Re
 
 #[test]
 fn a_query_that_nobody_waits_for_any_more_does_no_harm() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let server = product.start(1, &[]).await?;
         let mut session = agent(&server);
         let never =
             if maria(&server) { "0-9-1000000" } else { "3e11fa47-71ca-11e1-9e33-c80aa9429562:1-1000000" };
@@ -410,8 +425,8 @@ fn a_query_that_nobody_waits_for_any_more_does_no_harm() -> Result<()> {
 
 #[test]
 fn a_position_that_moves_is_not_settled() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let server = product.start(1, &[]).await?;
         let mut session = agent(&server);
         done(&mut session, Op::Writable).await?;
         let writing = writer(&server);
@@ -435,8 +450,8 @@ fn a_position_that_moves_is_not_settled() -> Result<()> {
 
 #[test]
 fn a_write_test_makes_its_table_and_finds_a_write_that_hangs() -> Result<()> {
-    run(async {
-        let server = Server::start(1, &[]).await?;
+    run(async |product| {
+        let server = product.start(1, &[]).await?;
         let mut session = agent(&server);
         assert_eq!(
             server.ask("SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'dre'").await?,
@@ -459,8 +474,8 @@ fn a_write_test_makes_its_table_and_finds_a_write_that_hangs() -> Result<()> {
 /// What the promotion of a standby does after the ACTIVE died, in its order: nothing that was received is lost.
 #[test]
 fn what_was_received_is_applied_before_the_receiver_stops() -> Result<()> {
-    run(async {
-        let (mut one, two) = pair().await?;
+    run(async |product| {
+        let (mut one, two) = pair(product).await?;
         let mut second = agent(&two);
         two.stop_applier().await?;
         let writing = writer(&one);
@@ -504,8 +519,8 @@ async fn rows(server: &Server) -> Result<Vec<u64>> {
 /// The statements of a planned hand-over, one after the other as the agents do them, under writers: there and back.
 #[test]
 fn a_hand_over_loses_nothing_and_takes_moments() -> Result<()> {
-    run(async {
-        let (one, two) = pair().await?;
+    run(async |product| {
+        let (one, two) = pair(product).await?;
         let (mut first, mut second) = (agent(&one), agent(&two));
         done(&mut first, Op::StartReplication).await?;
         let mut gaps = vec![];
@@ -556,7 +571,8 @@ fn a_hand_over_loses_nothing_and_takes_moments() -> Result<()> {
         }
         gaps.sort_unstable();
         println!(
-            "FIGURE hand-over of the server: median {:.1} ms, most {:.1} ms",
+            "FIGURE {}, hand-over of the server: median {:.1} ms, most {:.1} ms",
+            product.name,
             gaps[3].as_secs_f64() * 1e3,
             gaps[5].as_secs_f64() * 1e3
         );

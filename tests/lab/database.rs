@@ -1,7 +1,8 @@
 //! A database server as a process of the test: of the lab's own file system, by its own loader, so that nothing is installed on this
 //! machine and no server of its own is touched. It listens in the network namespace of the thread that starts it.
 //!
-//! MariaDB, as Debian has it. DRE_DATABASE_ROOT names a file system with another one, or with MySQL: the same tests then speak to that.
+//! MariaDB and MySQL, as Debian has them in three of its suites. DRE_DATABASE_ROOT names a file system with another one: the same tests
+//! then speak to that alone.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -19,6 +20,10 @@ use super::{rootfs, sys};
 
 /// What a node with a MariaDB server has.
 pub const PACKAGES: &[&str] = &["mariadb-server", "mariadb-backup"];
+
+/// A suite of Debian's, and its server. The first is what the nodes have.
+const PRODUCTS: &[(&str, &str)] =
+    &[("trixie", "mariadb-server"), ("bookworm", "mariadb-server"), ("sid", "mysql-server")];
 
 /// How a server of a pair must be set up, whatever the product; what a test wants otherwise comes after it and wins.
 const SETTINGS: &[&str] = &[
@@ -91,9 +96,8 @@ fn sweep() {
     }
 }
 
-/// The calling thread has a network of its own from here on, with nothing but a loopback. What is fetched for a server is fetched before.
+/// The calling thread has a network of its own from here on, with nothing but a loopback.
 pub fn own_network() -> Result<()> {
-    root()?;
     unshare(CloneFlags::CLONE_NEWNET).context("no network namespace: these tests need root")?;
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().context("ip is missing")?;
     if !up.success() {
@@ -102,11 +106,108 @@ pub fn own_network() -> Result<()> {
     Ok(())
 }
 
-/// The file system it is taken from: the lab's, or another version's in DRE_DATABASE_ROOT.
-fn root() -> Result<PathBuf> {
-    match std::env::var_os("DRE_DATABASE_ROOT") {
-        Some(root) => Ok(root.into()),
-        None => rootfs::provide(&PACKAGES.iter().map(|&name| name.to_owned()).collect::<Vec<_>>()),
+/// A server's program and data, to be copied from.
+#[derive(Clone)]
+pub struct Product {
+    /// As it is told in what failed, and in figures.
+    pub name: String,
+    pub flavor: Flavor,
+    pub root: PathBuf,
+}
+
+impl Product {
+    fn at(name: String, root: PathBuf) -> Self {
+        let maria = root.join("usr/sbin/mariadbd").exists();
+        Self { name, flavor: if maria { Flavor::MariaDb } else { Flavor::MySql }, root }
+    }
+
+    /// Of that suite; made if it is not there.
+    pub fn of(suite: &str, package: &str) -> Result<Self> {
+        let root = match suite {
+            "trixie" => rootfs::provide(&PACKAGES.iter().map(|&name| name.to_owned()).collect::<Vec<_>>())?,
+            _ => rootfs::provide_server(suite, package)?,
+        };
+        Ok(Self::at(format!("{package} of {suite}"), root))
+    }
+
+    /// Every one that tests speak to. What is fetched for them is fetched here: not by a thread that has left the network.
+    pub fn all() -> Result<Vec<Self>> {
+        if let Some(root) = std::env::var_os("DRE_DATABASE_ROOT") {
+            let root = PathBuf::from(root);
+            return Ok(vec![Self::at(root.display().to_string(), root)]);
+        }
+        PRODUCTS.iter().map(|(suite, package)| Self::of(suite, package)).collect()
+    }
+
+    /// A program of it on this machine: by its own loader, with its own libraries.
+    fn program(&self, path: &str) -> Command {
+        let libraries = self.root.join("usr/lib/x86_64-linux-gnu");
+        let private = self.root.join("usr/lib/mysql/private");
+        // Ends with the thread that started it, however that ends.
+        let mut command = Command::new("setpriv");
+        command
+            .arg("--pdeathsig=KILL")
+            .arg(self.root.join("lib64/ld-linux-x86-64.so.2"))
+            .arg("--library-path")
+            .arg(format!("{0}:{0}/systemd:{1}", libraries.display(), private.display()))
+            .arg(self.root.join(path))
+            .env_remove("LD_LIBRARY_PATH");
+        command
+    }
+
+    /// Server `id` at 127.0.0.`id`, with the accounts dre_ctl, repl and app and a table test.t; of all that nothing is in its binary log.
+    pub async fn start(&self, id: u32, otherwise: &[&str]) -> Result<Server> {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        sweep();
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let directory = Path::new(MEMORY).join(format!("{MARK}{}.{number}", std::process::id()));
+        fs::create_dir_all(&directory)?;
+        let data = directory.join("data");
+        let copied = Command::new("cp")
+            .args(["-a", "--sparse=always"])
+            .arg(self.root.join("var/lib/mysql"))
+            .arg(&data)
+            .status()?;
+        if !copied.success() {
+            bail!("{}: its data cannot be copied to {}", self.root.display(), data.display());
+        }
+        // Who it is, in MySQL's words: another one is made up at the start.
+        let _ = fs::remove_file(data.join("auto.cnf"));
+        let child = self.spawn(&directory, id, otherwise)?;
+        let server = Server { id, flavor: self.flavor, child, directory };
+        server.set_up().await.with_context(|| server.log())?;
+        Ok(server)
+    }
+
+    fn spawn(&self, directory: &Path, id: u32, otherwise: &[&str]) -> Result<Child> {
+        let (program, own) = match self.flavor {
+            Flavor::MariaDb => ("usr/sbin/mariadbd", MARIADB),
+            Flavor::MySql => ("usr/sbin/mysqld", MYSQL),
+        };
+        let path = |name: &str, value: &Path| format!("--{name}={}", value.display());
+        let log = fs::File::create(directory.join("log"))?;
+        self.program(program)
+            .arg("--no-defaults")
+            .arg(path("basedir", &self.root.join("usr")))
+            .arg(path("lc-messages-dir", &self.root.join("usr/share/mysql")))
+            .arg(path("character-sets-dir", &self.root.join("usr/share/mysql/charsets")))
+            .arg(path("plugin-dir", &self.root.join("usr/lib/mysql/plugin")))
+            .arg(path("datadir", &directory.join("data")))
+            .arg(path("tmpdir", directory))
+            .arg(path("socket", &directory.join("sock")))
+            .arg(path("pid-file", &directory.join("pid")))
+            .arg(format!("--bind-address=127.0.0.{id}"))
+            .arg(format!("--server-id={id}"))
+            .arg(format!("--auto-increment-offset={id}"))
+            .args(SETTINGS)
+            .args(own)
+            .args(SMALL)
+            .args(otherwise)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .spawn()
+            .context("setpriv is missing")
     }
 }
 
@@ -118,33 +219,6 @@ pub struct Server {
 }
 
 impl Server {
-    /// Server `id` at 127.0.0.`id`, with the accounts dre_ctl, repl and app and a table test.t; of all that nothing is in its binary log.
-    pub async fn start(id: u32, otherwise: &[&str]) -> Result<Self> {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        sweep();
-        let root = root()?;
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let directory = Path::new(MEMORY).join(format!("{MARK}{}.{number}", std::process::id()));
-        fs::create_dir_all(&directory)?;
-        let maria = root.join("usr/sbin/mariadbd").exists();
-        let flavor = if maria { Flavor::MariaDb } else { Flavor::MySql };
-        let data = directory.join("data");
-        let copied = Command::new("cp")
-            .args(["-a", "--sparse=always"])
-            .arg(root.join("var/lib/mysql"))
-            .arg(&data)
-            .status()?;
-        if !copied.success() {
-            bail!("{}: its data cannot be copied to {}", root.display(), data.display());
-        }
-        // Who it is, in MySQL's words: another one is made up at the start.
-        let _ = fs::remove_file(data.join("auto.cnf"));
-        let child = spawn(&root, &directory, id, flavor, otherwise)?;
-        let server = Self { id, flavor, child, directory };
-        server.set_up().await.with_context(|| server.log())?;
-        Ok(server)
-    }
-
     pub fn socket(&self) -> PathBuf {
         self.directory.join("sock")
     }
@@ -256,47 +330,4 @@ impl Drop for Server {
         self.kill();
         let _ = fs::remove_dir_all(&self.directory);
     }
-}
-
-fn spawn(root: &Path, directory: &Path, id: u32, flavor: Flavor, otherwise: &[&str]) -> Result<Child> {
-    let (program, own) = match flavor {
-        Flavor::MariaDb => ("usr/sbin/mariadbd", MARIADB),
-        Flavor::MySql => ("usr/sbin/mysqld", MYSQL),
-    };
-    let libraries = root.join("usr/lib/x86_64-linux-gnu");
-    let path = |name: &str, value: &Path| format!("--{name}={}", value.display());
-    let log = fs::File::create(directory.join("log"))?;
-    // Ends with the thread that started it, however that ends.
-    Command::new("setpriv")
-        .arg("--pdeathsig=KILL")
-        .arg(root.join("lib64/ld-linux-x86-64.so.2"))
-        .arg("--library-path")
-        .arg(format!(
-            "{0}:{0}/systemd:{1}",
-            libraries.display(),
-            root.join("usr/lib/mysql/private").display()
-        ))
-        .arg(root.join(program))
-        .arg("--no-defaults")
-        .arg(path("basedir", &root.join("usr")))
-        .arg(path("lc-messages-dir", &root.join("usr/share/mysql")))
-        .arg(path("character-sets-dir", &root.join("usr/share/mysql/charsets")))
-        .arg(path("plugin-dir", &root.join("usr/lib/mysql/plugin")))
-        .arg(path("datadir", &directory.join("data")))
-        .arg(path("tmpdir", directory))
-        .arg(path("socket", &directory.join("sock")))
-        .arg(path("pid-file", &directory.join("pid")))
-        .arg(format!("--bind-address=127.0.0.{id}"))
-        .arg(format!("--server-id={id}"))
-        .arg(format!("--auto-increment-offset={id}"))
-        .args(SETTINGS)
-        .args(own)
-        .args(SMALL)
-        .args(otherwise)
-        .env_remove("LD_LIBRARY_PATH")
-        .stdin(Stdio::null())
-        .stdout(log.try_clone()?)
-        .stderr(log)
-        .spawn()
-        .context("setpriv is missing")
 }

@@ -1,4 +1,5 @@
-//! The root file system every node is an overlay of: Debian 13, made once, kept in the cache.
+//! The root file system every node is an overlay of: Debian 13, made once, kept in the cache. Beside it those of other suites, with one
+//! server each, from which processes are run.
 //!
 //! The directory's name carries a digest of everything that went into it, so a changed list makes a new one. It is
 //! built under another name and renamed when complete: what bears the final name is whole.
@@ -66,6 +67,15 @@ rm -f /boot/initrd.img-*
 update-initramfs -c -k all
 ";
 
+/// Of a file system that nothing boots from and nobody reads.
+const FINISH_SERVER: &str = "
+set -e
+rm -rf /etc/apt/sources.list /var/lib/apt/lists/* /var/cache/apt/* /usr/share/doc/* /usr/share/man/*
+";
+
+/// An unstable suite's lists are good for a week, and a mirror that is behind has the server all the same. They are signed as ever.
+const SERVER_OPTIONS: &str = "Acquire::Check-Valid-Until \"false\"";
+
 /// Where file systems are kept: $DRE_LAB_CACHE, or target/lab.
 pub fn cache() -> PathBuf {
     std::env::var_os("DRE_LAB_CACHE")
@@ -79,10 +89,27 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     packages.dedup();
     let mut hash = DefaultHasher::new();
     (VERSION, &packages, FINISH, FINISH_KERNEL).hash(&mut hash);
+    let mut finish = vec![FINISH];
+    if packages.contains(&"linux-image-amd64") {
+        finish.push(FINISH_KERNEL);
+    }
+    make("trixie", hash.finish(), &packages, &[], &finish)
+}
+
+/// A server of another suite: that alone, and what it needs.
+pub fn provide_server(suite: &str, package: &str) -> Result<PathBuf> {
+    let mut hash = DefaultHasher::new();
+    (VERSION, package, FINISH_SERVER).hash(&mut hash);
+    let options = format!("--aptopt={SERVER_OPTIONS}");
+    make(suite, hash.finish(), &[package], &[&options], &[FINISH_SERVER])
+}
+
+/// What is in the cache under that name, or made.
+fn make(suite: &str, digest: u64, packages: &[&str], options: &[&str], finish: &[&str]) -> Result<PathBuf> {
     let cache = cache();
     fs::create_dir_all(&cache)
         .with_context(|| format!("{}: cannot make the lab's cache", cache.display()))?;
-    let root = cache.join(format!("trixie-{:016x}", hash.finish()));
+    let root = cache.join(format!("{suite}-{digest:016x}"));
     // Two test binaries at once: the second waits and finds it made. The lock goes with the file.
     let lock = File::create(cache.join("lock"))?;
     lock.lock()?;
@@ -107,7 +134,8 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
     let made = Command::new("unshare")
         .args(["--mount", "--propagation=private", "mmdebstrap", "--variant=minbase", "--quiet"])
         .arg(format!("--include={}", packages.join(",")))
-        .arg("trixie")
+        .args(options)
+        .arg(suite)
         .arg(&part)
         .stdin(std::process::Stdio::null())
         .stdout(std::process::Stdio::null())
@@ -119,14 +147,10 @@ pub fn provide(extra: &[String]) -> Result<PathBuf> {
         let last = said.lines().skip(said.lines().count().saturating_sub(10)).collect::<Vec<_>>().join("\n");
         bail!("mmdebstrap failed ({made}):\n{last}\nall of it: {}", log.display());
     }
-    let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH]).output()?;
-    if !out.status.success() {
-        bail!("{}: finishing failed: {}", part.display(), String::from_utf8_lossy(&out.stderr));
-    }
-    if packages.contains(&"linux-image-amd64") {
-        let out = Command::new("chroot").arg(&part).args(["sh", "-c", FINISH_KERNEL]).output()?;
+    for script in finish {
+        let out = Command::new("chroot").arg(&part).args(["sh", "-c", script]).output()?;
         if !out.status.success() {
-            bail!("{}: no initial RAM disk: {}", part.display(), String::from_utf8_lossy(&out.stderr));
+            bail!("{}: finishing failed: {}", part.display(), String::from_utf8_lossy(&out.stderr));
         }
     }
     fs::rename(&part, &root)?;
