@@ -8,6 +8,8 @@
 pub mod agent;
 pub mod facts;
 pub mod gtids;
+pub mod secrets;
+pub mod server_file;
 pub mod wanted;
 
 pub use facts::{Durability, RelayLost};
