@@ -72,7 +72,7 @@ test: prepare check test-lab test-vm
 test-lab:
 	$(CARGO) build --locked --bins --example demo
 	$(CARGO) test --locked --test control --test drectl_rules --test gate --test lab_selftest --test sql
-	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test groups --test mysql --test mysql_faults --test reseed --test two_commands -- --test-threads=1 --nocapture
+	$(CARGO) test --locked --test pair --test operate --test life --test settings --test split --test forged --test harm --test manage --test vip --test rules --test steady --test groups --test mysql --test mysql_setup --test mysql_faults --test reseed --test two_commands -- --test-threads=1 --nocapture
 
 # Emulated: slow, and alone on the machine for that reason.
 test-vm: prepare

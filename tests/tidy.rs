@@ -432,6 +432,20 @@ fn a_group_has_the_units_that_dre_has() {
     }
 }
 
+/// What `drectl db bootstrap` writes is what the README shows.
+#[test]
+fn the_readme_shows_the_servers_file_as_it_is_written() {
+    use dre::logic::db::server_file::{Own, text};
+    let readme = read("README.md");
+    let shown = readme.split("    # /etc/mysql/mariadb.conf.d/60-dre.cnf\n").nth(1).expect("a block");
+    let shown: String = shown
+        .lines()
+        .map_while(|line| line.strip_prefix("    "))
+        .map(|line| line.to_owned() + "\n")
+        .collect();
+    assert_eq!(shown, text(&Own { id: 1, port: 3306, six: false }));
+}
+
 /// The example that is shipped is a configuration that holds, on either node.
 #[test]
 fn the_example_holds() {

@@ -21,6 +21,8 @@ use crate::logic::db::gtids::target;
 use crate::logic::db::wanted;
 
 mod copy;
+pub mod logs;
+pub mod setup;
 
 pub use copy::{CONNECTION_FILE, PLACE_FILES, Stands, answers, begin_from, history, stands};
 

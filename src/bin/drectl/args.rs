@@ -129,6 +129,19 @@ pub enum Db {
     Status(StatusArgs),
     /// Each setting of the server that is not as it must be, with what to write where; the agent need not run
     Check(Json),
+    /// Make this node's empty server one of the pair; run it on each node
+    ///
+    /// Writes the server's file and its certificate, restarts it, makes the accounts, and says from whom it replicates. Nothing is carried
+    /// between the nodes: both make the same of the cluster key. A second run repairs what is wrong, and renews certificate and password.
+    #[command(
+        after_help = "Examples:\n  drectl -g mysql db bootstrap --print-config\n  drectl -g mysql db bootstrap"
+    )]
+    Bootstrap(BootstrapArgs),
+    /// What is on this server alone, in words and rows; changes nothing
+    #[command(
+        after_help = "Examples:\n  drectl -g mysql db diverged\n  drectl -g mysql db diverged --dump /root/lost.sql"
+    )]
+    Diverged(DivergedArgs),
     /// The next promotion here takes what this server has, whatever is missing
     ///
     /// For the day on which the other machine is gone for good, or its data is to be given up. The role itself is taken by drectl
@@ -146,7 +159,7 @@ pub enum Db {
     /// until the copy is whole, takes its place in one step, and is kept until the server is in step with the ACTIVE; where
     /// the copy does not start, the old data comes back. As root, on the standby.
     #[command(
-        after_help = "Examples:\n  drectl -g mysql db reseed\n  drectl -g mysql db reseed --yes --keep-old"
+        after_help = "Examples:\n  drectl -g mysql db diverged      # first: what is here alone\n  drectl -g mysql db reseed\n  drectl -g mysql db reseed --yes --keep-old"
     )]
     Reseed(Reseed),
     /// This server's data was made a copy of the peer's by hand: forget what was kept of the old ones
@@ -168,6 +181,32 @@ pub struct Reseed {
     #[arg(long, value_name = "SECONDS", default_value_t = 600.0, value_parser = seconds)]
     pub timeout: f64,
     /// One line of JSON at the end, no progress
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BootstrapArgs {
+    /// Print the server's file as it would be written, and change nothing
+    #[arg(long)]
+    pub print_config: bool,
+    /// Ask nothing
+    #[arg(long, short)]
+    pub yes: bool,
+    /// As JSON, at the end
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DivergedArgs {
+    /// Where to write the rows; default: lost-DATE.sql beside the agent's own files
+    #[arg(long, value_name = "FILE", conflicts_with = "no_dump", value_hint = ValueHint::FilePath)]
+    pub dump: Option<PathBuf>,
+    /// Only say which transactions they are
+    #[arg(long)]
+    pub no_dump: bool,
+    /// As JSON
     #[arg(long)]
     pub json: bool,
 }

@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use dre::config;
 use dre::database::DatabaseStatus;
+use dre::logic::db::secrets::valid_until;
+use dre::logic::db::server_file::TLS;
 use dre::shell::sql;
 use serde_json::json;
 
@@ -13,6 +15,9 @@ use crate::client::{Client, Daemon, Place};
 use crate::exit::{Done, Fail};
 use crate::{keep_watching, print};
 
+mod bootstrap;
+mod diverged;
+mod files;
 mod page;
 mod reseed;
 
@@ -37,20 +42,23 @@ fn no_database(place: &Place) -> Fail {
     ))
 }
 
+/// To dre-mysql, as it is.
+fn agent(place: &Place) -> Result<Client, Fail> {
+    Client::to(Daemon::database(&place.group), &socket(&place.group), ANSWER_WITHIN)
+}
+
 /// To dre-mysql; where the group has no database, that is what is said.
 fn connect(place: &Place) -> Result<Client, Fail> {
-    Client::to(Daemon::database(&place.group), &socket(&place.group), ANSWER_WITHIN).map_err(|fail| {
-        match config::load_of(&place.group, None) {
-            Ok(settings) if settings.database.is_none() => Fail { text: no_database(place).text, ..fail },
-            _ if reseeding(&place.group).exists() => Fail {
-                text: format!(
-                    "a reseed of this server was begun and not ended, and its agent waits for that; {}",
-                    place.command("db reseed")
-                ),
-                ..fail
-            },
-            _ => fail,
-        }
+    agent(place).map_err(|fail| match config::load_of(&place.group, None) {
+        Ok(settings) if settings.database.is_none() => Fail { text: no_database(place).text, ..fail },
+        _ if reseeding(&place.group).exists() => Fail {
+            text: format!(
+                "a reseed of this server was begun and not ended, and its agent waits for that; {}",
+                place.command("db reseed")
+            ),
+            ..fail
+        },
+        _ => fail,
     })
 }
 
@@ -69,6 +77,8 @@ pub fn run(place: &Place, command: Option<&Db>) -> Done {
         }),
         Db::Status(args) => print(&shown(&connect(place)?.database()?, args.json)),
         Db::Check(args) => check(place, args.json),
+        Db::Bootstrap(args) => bootstrap::run(place, args),
+        Db::Diverged(args) => diverged::run(place, args),
         Db::Promote { force: false } => Err(Fail::refused(
             "the agent promotes by itself wherever nothing is lost by it; where it does not, drectl db status says why, and --force \
              takes what this server has",
@@ -109,10 +119,18 @@ fn check(place: &Place, json: bool) -> Done {
             failure.words()
         ))
     })?;
+    // Of a server whose certificate is not of `drectl db bootstrap` nothing is said.
+    let ends = std::fs::read_to_string(Path::new(TLS).join("cert.pem")).ok();
+    let ends = ends.as_deref().and_then(valid_until);
     if json {
-        print(&crate::json_line(&json!({ "version": version, "settings": wrong })))?;
+        print(&crate::json_line(
+            &json!({ "version": version, "settings": wrong, "certificate_until": ends }),
+        ))?;
     } else {
-        print(&page::check(&version, &wrong))?;
+        print(
+            &(page::check(&version, &wrong)
+                + &page::certificate(ends.as_deref(), crate::now(), &place.group)),
+        )?;
     }
     if wrong.iter().any(|wrong| wrong.fatal) { Err(Fail::refused(String::new())) } else { Ok(()) }
 }

@@ -16,6 +16,22 @@ pub fn seconds(text: &str) -> Option<i64> {
     Some(days * 86_400 + hour * 3_600 + minute * 60 + second)
 }
 
+/// `20261124T041021Z`, for a file's name.
+pub fn compact(seconds: i64) -> String {
+    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // The inverse of the above.
+    let days = days + 719_468;
+    let era = days.div_euclid(146_097);
+    let of_era = days.rem_euclid(146_097);
+    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
+    let of_year = of_era - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let day = of_year - (153 * month + 2) / 5 + 1;
+    let month = if month < 10 { month + 3 } else { month - 9 };
+    let year = era * 400 + year + i64::from(month <= 2);
+    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+}
+
 /// `3 min`, `5 h`: one number, the largest unit that has at least two (or one of the smallest).
 pub fn span(seconds: i64) -> String {
     match seconds.max(0) {
@@ -53,6 +69,16 @@ pub fn micros(us: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_moment_in_a_name_is_the_moment() {
+        for text in
+            ["1970-01-01T00:00:00Z", "2000-02-29T12:00:01Z", "2026-11-24T04:10:21Z", "2100-03-01T23:59:59Z"]
+        {
+            let moment = seconds(text).expect("a moment");
+            assert_eq!(compact(moment), text.replace(['-', ':'], ""));
+        }
+    }
 
     #[test]
     fn the_calendar_holds() {

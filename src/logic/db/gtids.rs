@@ -20,6 +20,30 @@ pub struct Missing {
     pub which: String,
 }
 
+/// Transactions of one writer, the ends included.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Range {
+    /// MariaDB: `domain-server`; MySQL: the uuid, with its tag.
+    pub writer: String,
+    pub low: u64,
+    pub high: u64,
+}
+
+impl Range {
+    pub fn count(&self) -> u64 {
+        self.high - self.low + 1
+    }
+
+    /// As [`Missing::which`] has it.
+    pub fn shown(&self, flavor: Flavor) -> String {
+        let Self { writer, low, high } = self;
+        match flavor {
+            Flavor::MariaDb => format!("{writer}-{low}..{high}"),
+            Flavor::MySql => format!("{writer}:{low}-{high}"),
+        }
+    }
+}
+
 impl Gtids {
     pub fn empty(flavor: Flavor) -> Self {
         match flavor {
@@ -181,28 +205,40 @@ impl Gtids {
         self.part(who, false)
     }
 
-    /// What is in this state and not in `other`'s, writer by writer. Of MariaDB the count is an upper bound: the numbers between two of
-    /// one server may be another's.
+    /// What is in this state and not in `other`'s, writer by writer.
+    pub fn ranges_beyond(&self, other: &Self) -> Vec<Range> {
+        match (self, other) {
+            (Self::MariaDb(mine), Self::MariaDb(theirs)) => mine
+                .iter()
+                .map(|(by, high)| (by, theirs.get(by).copied().unwrap_or(0), *high))
+                .filter(|(_, seen, high)| high > seen)
+                .map(|((domain, server), seen, high)| Range {
+                    writer: format!("{domain}-{server}"),
+                    low: seen + 1,
+                    high,
+                })
+                .collect(),
+            (Self::MySql(mine), Self::MySql(theirs)) => mine
+                .iter()
+                .flat_map(|(source, ranges)| {
+                    let has = theirs.get(source).map_or(&[][..], Vec::as_slice);
+                    let rest = without(ranges, has).into_iter();
+                    rest.map(|(low, high)| Range { writer: source.clone(), low, high })
+                })
+                .collect(),
+            _ => vec![],
+        }
+    }
+
+    /// The same in words. Of MariaDB the count is an upper bound: the numbers between two of one server may be another's.
     pub fn beyond(&self, other: &Self) -> Option<Missing> {
         let mut missing = Missing { count: 0, which: String::new() };
-        match (self, other) {
-            (Self::MariaDb(mine), Self::MariaDb(theirs)) => {
-                for ((domain, server), sequence) in mine {
-                    let seen = theirs.get(&(*domain, *server)).copied().unwrap_or(0);
-                    if *sequence > seen {
-                        missing.add(sequence - seen, &format!("{domain}-{server}-{}..{sequence}", seen + 1));
-                    }
-                }
-            }
-            (Self::MySql(mine), Self::MySql(theirs)) => {
-                for (source, ranges) in mine {
-                    let has = theirs.get(source).map_or(&[][..], Vec::as_slice);
-                    for (low, high) in without(ranges, has) {
-                        missing.add(high - low + 1, &format!("{source}:{low}-{high}"));
-                    }
-                }
-            }
-            _ => {}
+        let flavor = match self {
+            Self::MariaDb(_) => Flavor::MariaDb,
+            Self::MySql(_) => Flavor::MySql,
+        };
+        for range in self.ranges_beyond(other) {
+            missing.add(range.count(), &range.shown(flavor));
         }
         missing.found()
     }

@@ -8,6 +8,7 @@
 pub mod agent;
 pub mod facts;
 pub mod gtids;
+pub mod lost;
 pub mod secrets;
 pub mod server_file;
 pub mod wanted;

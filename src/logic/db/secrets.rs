@@ -181,6 +181,53 @@ fn pem(what: &str, der: &[u8]) -> Zeroizing<String> {
     out
 }
 
+/// Until when a certificate as [`Authority::issue`] makes them is valid, `2036-11-24T04:10:21Z`; `None`: it is no such one.
+pub fn valid_until(pem: &str) -> Option<String> {
+    let text: String = pem.lines().filter(|line| !line.starts_with('-')).collect();
+    let der = STANDARD.decode(text).ok()?;
+    let (_, whole, _) = element(&der)?;
+    let (_, mut rest, _) = element(whole)?;
+    // version, serial number, algorithm, issuer; then how long it is valid.
+    for _ in 0..4 {
+        (_, _, rest) = element(rest)?;
+    }
+    let (_, validity, _) = element(rest)?;
+    let (_, _, end) = element(validity)?;
+    let (tag, end, _) = element(end)?;
+    let digits = std::str::from_utf8(end).ok()?.strip_suffix('Z')?;
+    // UTCTime has two digits of the year, and ends in 2049.
+    let digits = if tag == 0x17 { format!("20{digits}") } else { digits.to_owned() };
+    if digits.len() != 14 || !digits.bytes().all(|digit| digit.is_ascii_digit()) {
+        return None;
+    }
+    let part = |from: usize, to: usize| &digits[from..to];
+    Some(format!(
+        "{}-{}-{}T{}:{}:{}Z",
+        part(0, 4),
+        part(4, 6),
+        part(6, 8),
+        part(8, 10),
+        part(10, 12),
+        part(12, 14)
+    ))
+}
+
+/// The first element of DER: its tag, what is in it, what follows it.
+fn element(der: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (tag, rest) = der.split_first()?;
+    let (first, rest) = rest.split_first()?;
+    let (length, rest) = match first {
+        0..=0x7f => (usize::from(*first), rest),
+        0x81 | 0x82 => {
+            let (bytes, rest) = rest.split_at_checked(usize::from(first & 3))?;
+            (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (content, rest) = rest.split_at_checked(length)?;
+    Some((*tag, content, rest))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -230,6 +277,22 @@ mod tests {
         assert!(holds(&der, &[0x87, 16, 0x20, 0x01, 0x0d, 0xb8]) && holds(&der, b"hadev1"));
         assert_eq!(bytes(&one.key)[35..], [1; 32]);
         assert!(!one.key.contains(&STANDARD.encode(*derived(&KEY, AUTHORITY, "mysql"))));
+    }
+
+    #[test]
+    fn a_certificate_says_until_when_it_is_valid() {
+        let authority = Authority::of(&KEY, "mysql");
+        let issue = |now| authority.issue("hadev1", &[], &drawn(1), now).expect("issued").expect("a key");
+        assert_eq!(valid_until(&issue(NOW).certificate).as_deref(), Some("2036-09-18T14:13:20Z"));
+        assert_eq!(
+            valid_until(&issue(NOW + 15 * 365 * 86_400).certificate).as_deref(),
+            Some("2051-09-15T14:13:20Z")
+        );
+        let ca = authority.certificate().expect("made");
+        assert_eq!(valid_until(&ca).as_deref(), Some("9999-12-31T00:00:00Z"));
+        for strange in ["", "-----BEGIN CERTIFICATE-----\nMAAwAA==\n", "MIL//w=="] {
+            assert_eq!(valid_until(strange), None, "{strange}");
+        }
     }
 
     #[test]

@@ -5,6 +5,8 @@ use std::fmt::Write;
 use dre::database::DatabaseStatus;
 use dre::logic::db::facts::Wrong;
 
+use crate::when;
+
 fn age(ms: u64) -> String {
     match ms / 1000 {
         0 => format!("{ms} ms"),
@@ -109,6 +111,23 @@ pub fn check(version: &str, wrong: &[Wrong]) -> String {
     out
 }
 
+/// A server's certificate is renewed in good time by a person: this many days.
+const RENEW: i64 = 60;
+
+/// How long the certificate of the pair is good for; nothing, where there is none.
+pub fn certificate(until: Option<&str>, now: i64, group: &str) -> String {
+    let Some((text, end)) = until.and_then(|text| Some((text, when::seconds(text)?))) else {
+        return String::new();
+    };
+    let date = text.split('T').next().unwrap_or_default();
+    match (end - now) / 86_400 {
+        RENEW.. => format!("ok  the server's certificate is valid until {date}\n"),
+        days => format!(
+            "warn the server's certificate is valid until {date} ({days} days): renew it on the standby, drectl -g {group} db bootstrap\n"
+        ),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use dre::database::{DatabasePeer, DatabaseReplication};
@@ -169,5 +188,19 @@ mod tests {
             "{text}"
         );
         assert!(check("11.8", &[]).starts_with("ok "));
+    }
+
+    #[test]
+    fn a_certificate_that_ends_soon_is_named_with_what_renews_it() {
+        let until = Some("2036-11-24T04:10:21Z");
+        let end = when::seconds("2036-11-24T04:10:21Z").expect("a moment");
+        assert_eq!(
+            certificate(until, end - 86_400 * 61, "mysql"),
+            "ok  the server's certificate is valid until 2036-11-24\n"
+        );
+        let soon = certificate(until, end - 86_400 * 9, "mysql");
+        assert!(soon.starts_with("warn") && soon.contains("(9 days)"), "{soon}");
+        assert!(soon.contains("drectl -g mysql db bootstrap"), "{soon}");
+        assert_eq!(certificate(None, end, "mysql"), "");
     }
 }

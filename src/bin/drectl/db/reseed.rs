@@ -300,7 +300,7 @@ impl Reseeding<'_> {
         if !io::stdin().is_terminal() {
             return Err(Fail::refused("nobody is there to confirm it; say so: --yes"));
         }
-        print("What is on this server alone is lost by it. Go on? [y/N] ")?;
+        print("What is on this server alone is lost by it (drectl db diverged saves it). Go on? [y/N] ")?;
         let mut answer = String::new();
         let _ = io::stdin().read_line(&mut answer);
         if matches!(answer.trim(), "y" | "Y" | "yes") {

@@ -86,7 +86,8 @@ impl Health {
             ),
             Self::Diverged(missing) => (
                 format!("{} transactions are on this server alone: {}", missing.count, missing.which),
-                "nothing is replicated until you decide: drectl db reseed makes this server a copy of the peer's again, drectl db accept-errant goes on as it is",
+                "drectl db diverged saves what is in them; nothing is replicated until you decide: drectl db reseed makes this server a copy of the \
+                 peer's again, drectl db accept-errant goes on as it is",
             ),
             Self::OwnLost(missing) => (
                 format!(

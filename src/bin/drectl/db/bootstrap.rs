@@ -1,0 +1,493 @@
+//! `drectl db bootstrap`: makes an empty server one of a pair. Run on each node; nothing is carried between them, because both make the
+//! same of the cluster key.
+//!
+//! Looks first, says what it will do, asks, and then does it step by step. What it did before it does again: a second run repairs
+//! what is wrong, and renews certificate and password.
+//!
+//! Absent on purpose: starting to replicate, and taking writes. That is the agent's, who compares both histories first.
+
+use std::fmt::Write as _;
+use std::io::{self, BufRead, IsTerminal};
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use dre::config::{self, Database, EXIT_CONFIG, Key, Settings};
+use dre::database::AGENT;
+use dre::logic::db::facts::{Failure, Flavor};
+use dre::logic::db::secrets::{self, Authority, Drawn, Identity};
+use dre::logic::db::server_file::{self, Own, TLS};
+use dre::shell::sql::setup::{Account, Source, Survey};
+use dre::shell::sql::{self, Session};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::files;
+use crate::args::BootstrapArgs;
+use crate::client::{Client, Place};
+use crate::exit::{Done, Fail, NOT_RUNNING};
+use crate::print;
+
+/// Who comes in by the local socket without a password.
+const ROOT: &str = "root";
+/// The account that the peer replicates by.
+const REPLICATES: &str = "dre_repl";
+/// One step in the server.
+const ANSWER_WITHIN: Duration = Duration::from_secs(20);
+/// It writes down what it holds in memory when it stops.
+const RESTART_WITHIN: Duration = Duration::from_secs(120);
+const LOOK_AGAIN: Duration = Duration::from_millis(100);
+
+/// What is known before anything is done.
+struct Plan<'a> {
+    place: &'a Place,
+    settings: &'a Settings,
+    database: &'a Database,
+    peer: &'a str,
+    file: PathBuf,
+    text: String,
+    survey: Survey,
+    /// It was made one of a pair by this command before.
+    again: bool,
+    /// The server is started anew, because of this; without a reason it only reads its certificate again.
+    restart: Option<String>,
+}
+
+pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
+    let settings = config::load_of(&place.group, None)
+        .map_err(|error| Fail { code: EXIT_CONFIG, text: error.lines() })?;
+    let (Some(database), Some(peer)) = (&settings.database, &settings.peer) else {
+        return Err(Fail::refused(format!(
+            "{}: group {} has no database pair: the file needs [database] and both [nodes]",
+            config::file_of(&place.group).display(),
+            place.group
+        )));
+    };
+    let file = files::place(Path::new("/")).map_err(Fail::refused)?;
+    let own = Own {
+        // By the order of the names, so that each node finds the same.
+        id: if settings.node < *peer { 1 } else { 2 },
+        port: database.port,
+        six: settings.addresses.iter().any(|link| link.local.is_ipv6()),
+    };
+    let text = server_file::text(&own);
+    if args.print_config {
+        let whole = json!({ "file": file, "text": text });
+        return print(&if args.json { crate::json_line(&whole) } else { text });
+    }
+    if !nix::unistd::geteuid().is_root() {
+        return Err(Fail::refused("it writes the server's file and restarts the server: run it as root"));
+    }
+    let key = config::read_key(&config::key_path())
+        .map_err(|error| Fail::refused(format!("{}; nothing was changed", error.lines().trim_end())))?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Fail::silent(error.to_string()))?;
+    runtime.block_on(async {
+        let mut session = Session::new(&database.socket, ROOT, &database.unit);
+        let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(database, &failure))?;
+        let wrong = match sql::check(&database.socket, ROOT, ANSWER_WITHIN).await {
+            Ok((_, _, wrong)) => wrong,
+            Err(failure) => return Err(unreached(database, &failure)),
+        };
+        let plan = plan(place, (&settings, database, peer), (file, text), survey, !wrong.is_empty())?;
+        agreed(&plan, args)?;
+        let mut steps = Steps { shown: !args.json, done: vec![] };
+        carry_out(&plan, &key, &mut session, &mut steps).await?;
+        told(&plan, steps, args.json)
+    })
+}
+
+fn unreached(database: &Database, failure: &Failure) -> Fail {
+    Fail::refused(format!(
+        "{}: {}; does {} run, and may root in by this socket (unix_socket)? Nothing was changed",
+        database.socket.display(),
+        failure.words(),
+        database.unit
+    ))
+}
+
+/// Everything that must hold before anything is changed.
+fn plan<'a>(
+    place: &'a Place,
+    (settings, database, peer): (&'a Settings, &'a Database, &'a str),
+    (file, text): (PathBuf, String),
+    survey: Survey,
+    wrong: bool,
+) -> Result<Plan<'a>, Fail> {
+    let refuse = |why: String| Err(Fail::refused(format!("{why}; nothing was changed")));
+    let group = &place.group;
+    if survey.flavor == Flavor::MySql {
+        return refuse(format!(
+            "this server is MySQL {}: by hand, as the README's \"The database pair\" has it: its file, both accounts, from whom it \
+             replicates; then drectl -g {group} db check",
+            survey.version
+        ));
+    }
+    if nix::unistd::User::from_name(AGENT).ok().flatten().is_none() {
+        return refuse(format!(
+            "this machine has no user {AGENT}, whom dre-mysql runs as: systemd-sysusers makes it"
+        ));
+    }
+    let before = files::read(&file).map_err(Fail::refused)?;
+    if before.as_deref().is_some_and(|text| !server_file::is_ours(text)) {
+        return refuse(format!(
+            "{} was not written by this command: move it away if nothing in it is needed (drectl -g {group} db bootstrap \
+             --print-config shows what would be written)",
+            file.display()
+        ));
+    }
+    let again = before.is_some() && Path::new(TLS).join("ca.pem").exists();
+    if !again && let Some(why) = not_empty(&survey) {
+        return refuse(format!(
+            "this server is not empty: {why}. A pair that is there already becomes dre's by drectl -g {group} db adopt; a server whose \
+             data nobody needs is emptied by hand first"
+        ));
+    }
+    let stop = || {
+        format!(
+            "this node has the role of group {group}, and its server would be restarted: give it away first \
+             (drectl -g {group} switchover), or end it: systemctl stop dre@{group}"
+        )
+    };
+    if holds_the_role(place)? {
+        return refuse(stop());
+    }
+    let restart = if before.as_deref() != Some(&text) {
+        Some(format!("it reads {} then", file.display()))
+    } else if wrong {
+        Some("its settings are not those of the file".to_owned())
+    } else if survey.authority != format!("{TLS}/ca.pem") || !survey.tls {
+        Some("it runs without its certificate".to_owned())
+    } else {
+        None
+    };
+    Ok(Plan { place, settings, database, peer, file, text, survey, again, restart })
+}
+
+/// Why a server is none that may begin anew.
+fn not_empty(survey: &Survey) -> Option<String> {
+    if !survey.data.is_empty() {
+        return Some(format!("it has {}", survey.data.join(", ")));
+    }
+    survey.source.as_ref().map(|source| format!("it replicates from {source}"))
+}
+
+/// By the word of either daemon; one that does not run holds nothing.
+fn holds_the_role(place: &Place) -> Result<bool, Fail> {
+    let of = |asked: Result<bool, Fail>| match asked {
+        Err(fail) if fail.code == NOT_RUNNING && fail.text.contains("is not running") => Ok(false),
+        other => other,
+    };
+    let agent = of(super::agent(place).and_then(|mut agent| Ok(agent.database()?.duty == "active")))?;
+    let elect = of(Client::connect(place).and_then(|mut elect| Ok(elect.status()?.role == "active")))?;
+    Ok(agent || elect)
+}
+
+impl Plan<'_> {
+    /// The addresses that the pair's servers are reached at.
+    fn hosts(&self) -> Vec<IpAddr> {
+        self.settings.addresses.iter().flat_map(|link| [link.local, link.peer]).collect()
+    }
+
+    /// What the own certificate is for: where the peer replicates from, and where clients come in.
+    fn own_addresses(&self) -> Vec<IpAddr> {
+        let links = self.settings.addresses.iter().map(|link| link.local);
+        links.chain(self.settings.vips.iter().map(|vip| vip.address.addr())).collect()
+    }
+
+    /// Only what has never been anybody's may begin with no history.
+    fn begins(&self) -> bool {
+        not_empty(&self.survey).is_none() && !(self.again && self.survey.used)
+    }
+
+    fn lines(&self) -> String {
+        let mut out = format!(
+            "group {} on {}: {} becomes one of a pair with {}{}\n",
+            self.place.group,
+            self.settings.node,
+            self.survey.version,
+            self.peer,
+            if self.again { ", again" } else { "" }
+        );
+        let mut line = |text: String| {
+            let _ = writeln!(out, "  {text}");
+        };
+        line(format!("write {}", self.file.display()));
+        line(format!(
+            "write {TLS}/ca.pem, cert.pem, key.pem: a new certificate of this server, signed by the cluster key's authority"
+        ));
+        match &self.restart {
+            Some(why) => line(format!("restart {}: {why}", self.database.unit)),
+            None => line(format!("{} reads its certificate again", self.database.unit)),
+        }
+        line(format!("accounts: {AGENT}@localhost, and {REPLICATES} from {}", words(&self.hosts())));
+        if self.begins() {
+            line("throw away the server's binary log: it has no data, and begins with no history".into());
+        }
+        if let Some(link) = self.settings.addresses.first() {
+            line(format!(
+                "replicate from {}:{}, over TLS; the agent starts it",
+                link.peer, self.database.port
+            ));
+        }
+        out
+    }
+}
+
+fn words(hosts: &[IpAddr]) -> String {
+    hosts.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+fn agreed(plan: &Plan, args: &BootstrapArgs) -> Done {
+    if !args.json {
+        print(&plan.lines())?;
+    }
+    if args.yes {
+        return Ok(());
+    }
+    if args.json || !io::stdin().is_terminal() || !io::stdout().is_terminal() {
+        return Err(Fail::usage("nobody can be asked here: add --yes if that is meant; nothing was changed"));
+    }
+    print("do it? [no]: ")?;
+    let mut answer = String::new();
+    let read = io::stdin().lock().read_line(&mut answer);
+    if read.is_ok() && matches!(answer.trim().to_lowercase().as_str(), "y" | "yes") {
+        return Ok(());
+    }
+    Err(Fail::refused("nothing was changed"))
+}
+
+/// What was done, a line each.
+struct Steps {
+    shown: bool,
+    done: Vec<String>,
+}
+
+impl Steps {
+    fn add(&mut self, what: String) -> Done {
+        if self.shown {
+            print(&format!("ok  {what}\n"))?;
+        }
+        self.done.push(what);
+        Ok(())
+    }
+}
+
+async fn carry_out(plan: &Plan<'_>, key: &Key, session: &mut Session, steps: &mut Steps) -> Done {
+    let group = &plan.place.group;
+    let halted = |what: &str, failure: &Failure| {
+        Fail::refused(format!(
+            "{what}: {}; what stands above was done, and a second run goes on from there",
+            failure.words()
+        ))
+    };
+    let until = certify(plan, key, group)?;
+    steps.add(format!("{TLS}: a certificate for {}, valid until {until}", words(&plan.own_addresses())))?;
+    files::put(&plan.file, plan.text.as_bytes(), 0o644, None).map_err(Fail::refused)?;
+    steps.add(plan.file.display().to_string())?;
+    if plan.restart.is_some() {
+        restart(plan.database, &plan.file)?;
+        *session = Session::new(&plan.database.socket, ROOT, &plan.database.unit);
+        let seen = is_back(session, plan.database).await?;
+        if !seen.tls || seen.authority != format!("{TLS}/ca.pem") {
+            return Err(Fail::refused(format!(
+                "{} runs without the certificate in {TLS}: a file that is read after {} says otherwise, or journalctl -u {} says why",
+                plan.database.unit,
+                plan.file.display(),
+                plan.database.unit
+            )));
+        }
+        steps.add(format!("{} was restarted", plan.database.unit))?;
+    } else {
+        let loaded = session.load_certificates(ANSWER_WITHIN).await;
+        loaded.map_err(|failure| halted("the certificate was not read again", &failure))?;
+        steps.add(format!("{} read its certificate again", plan.database.unit))?;
+    }
+    let account =
+        Account { name: REPLICATES, hosts: plan.hosts(), password: secrets::password(key.bytes(), group) };
+    let made = session.make_accounts(AGENT, &account, ANSWER_WITHIN).await;
+    made.map_err(|failure| halted("the accounts were not made", &failure))?;
+    steps.add(format!("accounts {AGENT}@localhost, {REPLICATES}@{}", words(&account.hosts)))?;
+    if plan.begins() {
+        let begun = session.begin_history(ANSWER_WITHIN).await;
+        begun.map_err(|failure| halted("the binary log is still there", &failure))?;
+        steps.add("the server begins with no history".into())?;
+    }
+    let Some(link) = plan.settings.addresses.first() else { return Ok(()) };
+    let authority = Path::new(TLS).join("ca.pem");
+    let source =
+        Source { host: link.peer, port: plan.database.port, account: &account, authority: &authority };
+    let told = session.replicate_from(&source, ANSWER_WITHIN).await;
+    told.map_err(|failure| halted("the server was not told from whom to replicate", &failure))?;
+    steps.add(format!("it replicates from {}:{} when the agent says so", link.peer, plan.database.port))
+}
+
+/// The three files; until when the certificate is valid.
+fn certify(plan: &Plan, key: &Key, group: &str) -> Result<String, Fail> {
+    let authority = Authority::of(key.bytes(), group);
+    let bug = |error: &dyn std::fmt::Display| Fail::refused(format!("no certificate could be made: {error}"));
+    let ca = authority.certificate().map_err(|error| bug(&error))?;
+    let identity = issue(plan, &authority)?;
+    let until = secrets::valid_until(&identity.certificate).unwrap_or_default();
+    let group_of_server = files::group_of(&plan.survey.directory).map_err(Fail::refused)?;
+    let at = |name: &str| Path::new(TLS).join(name);
+    files::directory(Path::new(TLS)).map_err(Fail::refused)?;
+    for (name, text, mode, group) in [
+        ("ca.pem", ca.as_str(), 0o644, None),
+        ("key.pem", identity.key.as_str(), 0o640, Some(group_of_server)),
+        ("cert.pem", identity.certificate.as_str(), 0o644, None),
+    ] {
+        files::put(&at(name), text.as_bytes(), mode, group).map_err(Fail::refused)?;
+    }
+    Ok(until)
+}
+
+fn issue(plan: &Plan, authority: &Authority) -> Result<Identity, Fail> {
+    let now = u64::try_from(crate::now()).unwrap_or(0);
+    loop {
+        let mut drawn = Drawn { secret: Zeroizing::new([0; 32]), serial: [0; 16] };
+        getrandom::fill(&mut *drawn.secret).and_then(|()| getrandom::fill(&mut drawn.serial)).map_err(
+            |error| Fail::refused(format!("the kernel's generator gives no bytes: {error}; try again")),
+        )?;
+        let issued = authority.issue(&plan.settings.node, &plan.own_addresses(), &drawn, now);
+        match issued {
+            Ok(Some(identity)) => return Ok(identity),
+            Ok(None) => {}
+            Err(error) => return Err(Fail::refused(format!("no certificate could be made: {error}"))),
+        }
+    }
+}
+
+/// By systemd, and no longer than a server may take to write down what it has in memory.
+fn restart(database: &Database, file: &Path) -> Done {
+    let unit = &database.unit;
+    let failed = |why: &str| {
+        Fail::refused(format!(
+            "{unit} does not come back: {why}; journalctl -u {unit} -n 50 says what it does not like. Without {} it is as it was",
+            file.display()
+        ))
+    };
+    let mut child = Command::new("systemctl")
+        .args(["restart", "--", unit])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .spawn()
+        .map_err(|error| failed(&format!("systemctl: {error}")))?;
+    let begun = Instant::now();
+    loop {
+        match child.try_wait() {
+            Ok(Some(status)) if status.success() => return Ok(()),
+            Ok(Some(status)) => return Err(failed(&format!("systemctl restart ended with {status}"))),
+            Ok(None) if begun.elapsed() < RESTART_WITHIN => std::thread::sleep(LOOK_AGAIN),
+            Ok(None) => {
+                // The job goes on; only the wait for it ends.
+                let _ = child.kill();
+                let _ = child.wait();
+                return Err(failed(&format!(
+                    "systemd is not done with it after {} s",
+                    RESTART_WITHIN.as_secs()
+                )));
+            }
+            Err(error) => return Err(failed(&error.to_string())),
+        }
+    }
+}
+
+/// A unit may count as started before its socket is there.
+async fn is_back(session: &mut Session, database: &Database) -> Result<Survey, Fail> {
+    let begun = Instant::now();
+    loop {
+        match session.survey(ANSWER_WITHIN).await {
+            Ok(survey) => return Ok(survey),
+            Err(failure) if begun.elapsed() > ANSWER_WITHIN => {
+                return Err(Fail::refused(format!(
+                    "{} was restarted and does not answer on {}: {}; journalctl -u {} -n 50",
+                    database.unit,
+                    database.socket.display(),
+                    failure.words(),
+                    database.unit
+                )));
+            }
+            Err(_) => tokio::time::sleep(LOOK_AGAIN).await,
+        }
+    }
+}
+
+fn told(plan: &Plan, steps: Steps, json: bool) -> Done {
+    let group = &plan.place.group;
+    let next = [
+        format!("on {}: drectl -g {group} db bootstrap", plan.peer),
+        format!("then on both: systemctl enable --now dre@{group}"),
+    ];
+    if json {
+        return print(&crate::json_line(&json!({ "done": steps.done, "next": next })));
+    }
+    let first = if plan.again {
+        format!("{}, if its cluster key or addresses changed too", next[0])
+    } else {
+        next[0].clone()
+    };
+    print(&format!("\nnext: {first}\n      {}\n", next[1]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survey() -> Survey {
+        Survey {
+            flavor: Flavor::MariaDb,
+            version: "11.8.3-MariaDB".into(),
+            data: vec![],
+            used: false,
+            source: None,
+            directory: "/var/lib/mysql".into(),
+            authority: String::new(),
+            tls: true,
+        }
+    }
+
+    #[test]
+    fn a_server_with_data_or_a_source_is_not_empty() {
+        assert_eq!(not_empty(&survey()), None);
+        let data = Survey { data: vec!["shop".into(), "test.t".into()], ..survey() };
+        assert_eq!(not_empty(&data).as_deref(), Some("it has shop, test.t"));
+        let replica = Survey { source: Some("10.0.0.2:3306".into()), ..survey() };
+        assert_eq!(not_empty(&replica).as_deref(), Some("it replicates from 10.0.0.2:3306"));
+    }
+
+    /// The second server of a pair that has written already must not lose its history, and one that has none loses nothing.
+    #[test]
+    fn only_a_server_that_was_nobodys_begins_anew() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/mysql.toml"))
+            .expect("there");
+        let settings =
+            config::parse(&[("mysql.toml".into(), text)], "mysql", "hadev2", false).expect("holds");
+        let (database, place) = (settings.database.clone().expect("has one"), Place::of("mysql", None));
+        let begins = |survey: Survey, again: bool| {
+            let plan = Plan {
+                place: &place,
+                settings: &settings,
+                database: &database,
+                peer: "hadev1",
+                file: "/etc/mysql/mariadb.conf.d/60-dre.cnf".into(),
+                text: String::new(),
+                survey,
+                again,
+                restart: None,
+            };
+            assert_eq!(plan.lines().contains("throw away"), plan.begins());
+            assert!(plan.lines().contains("replicate from 172.16.11.54:3306"), "{}", plan.lines());
+            plan.begins()
+        };
+        let used = || Survey { used: true, ..survey() };
+        assert!(begins(survey(), false) && begins(survey(), true));
+        assert!(begins(used(), false), "of a pair that is no more");
+        assert!(!begins(used(), true), "of this pair");
+        assert!(!begins(Survey { source: Some("x:1".into()), ..survey() }, true));
+        assert!(!begins(Survey { data: vec!["shop".into()], ..survey() }, true));
+    }
+}
