@@ -441,3 +441,113 @@ fn what_is_on_one_server_alone_is_saved_in_words_and_rows() -> Result<()> {
     );
     Ok(())
 }
+
+/// A pair as the old guide makes it: server-id 1 and 2, a log, CHANGE MASTER both ways by position, both writable.
+fn by_the_old_guide() -> Result<Lab> {
+    let lab = fresh()?;
+    for (node, id) in [(&lab.hadev1, 1), (&lab.hadev2, 2)] {
+        let text = format!(
+            "[mysqld]\nserver-id = {id}\nlog-bin = mysqlha\nmax_binlog_size = 10M\nbind-address = 0.0.0.0\n"
+        );
+        node.write("/etc/mysql/mariadb.conf.d/55-old.cnf", text)?;
+        node.run_for(&["systemctl", "restart", "mariadb"], SOON)?;
+        sql(
+            node,
+            "SET sql_log_bin = 0; CREATE USER repl@'%' IDENTIFIED BY 'of-old'; GRANT REPLICATION SLAVE ON *.* TO repl@'%'; RESET MASTER",
+        )?;
+    }
+    for (node, peer) in [(&lab.hadev1, "172.16.10.55"), (&lab.hadev2, "172.16.10.54")] {
+        sql(
+            node,
+            &format!(
+                "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='repl', MASTER_PASSWORD='of-old', MASTER_SSL=0, \
+                 MASTER_SSL_VERIFY_SERVER_CERT=0, MASTER_LOG_FILE='mysqlha.000001', MASTER_LOG_POS=4, MASTER_CONNECT_RETRY=1; START SLAVE"
+            ),
+        )?;
+    }
+    let (one, two) = (&lab.hadev1, &lab.hadev2);
+    sql(
+        one,
+        "CREATE DATABASE app; CREATE TABLE app.t (n INT PRIMARY KEY, word VARCHAR(40)); CREATE TABLE app.s (n INT PRIMARY KEY); \
+         INSERT INTO app.t VALUES (101, 'of one'); CREATE USER app@'%' IDENTIFIED BY 'of-the-lab'; GRANT SELECT, INSERT ON app.* TO app@'%'",
+    )?;
+    comes(two, "SELECT COUNT(*) FROM app.t", "1")?;
+    sql(two, "INSERT INTO app.t VALUES (102, 'of two')")?;
+    comes(one, "SELECT COUNT(*) FROM app.t", "2")?;
+    sql(one, "INSERT INTO app.t VALUES (103, 'of one')")?;
+    comes(two, "SELECT COUNT(*) FROM app.t", "3")?;
+    Ok(lab)
+}
+
+/// The same command on both nodes at once; what came of it on each.
+fn adopt(lab: &Lab) -> Result<[Output; 2]> {
+    const ADOPT: [&str; 8] = ["drectl", "-g", GROUP, "db", "adopt", "--yes", "--watch", "1"];
+    thread::scope(|scope| {
+        let [one, two] = lab.nodes().map(|node| scope.spawn(|| node.run_for(&ADOPT, LONG)));
+        let of = |joined: thread::Result<Result<Output>>| joined.expect("nobody panics");
+        Ok([of(one.join())?, of(two.join())?])
+    })
+}
+
+#[test]
+fn a_pair_made_by_hand_is_adopted_if_both_have_the_same_and_left_alone_if_not() -> Result<()> {
+    let lab = by_the_old_guide()?;
+    let (one, two) = (&lab.hadev1, &lab.hadev2);
+    let both_refuse = |words: &[&str]| -> Result<()> {
+        for out in adopt(&lab)? {
+            let all = format!("{}{}", out.stdout, out.stderr);
+            ensure!(!out.ok(), "{all}");
+            for word in words {
+                ensure!(all.contains(word), "{word:?} is not said in\n{all}");
+            }
+        }
+        for node in lab.nodes() {
+            ensure!(!node.place(FILE).exists(), "{}: something was written", node.name);
+            ensure!(sql(node, "SELECT @@global.read_only")? == "0", "{} stayed read-only", node.name);
+        }
+        Ok(())
+    };
+    sql(two, "STOP SLAVE")?;
+    both_refuse(&["not adopted", "hadev2 does not replicate", "nothing was changed"])?;
+    sql(two, "START SLAVE")?;
+    for node in lab.nodes() {
+        comes_to(node, "Slave_IO_Running", "Yes")?;
+        comes_to(node, "Slave_SQL_Running", "Yes")?;
+    }
+
+    // They have differed for long, and no thread has said so.
+    sql(two, "SET sql_log_bin = 0; INSERT INTO app.s VALUES (7)")?;
+    both_refuse(&["1 tables are not the same on both: app.s", "the server is as it was"])?;
+    sql(one, "INSERT INTO app.t VALUES (104, 'after it was undone')")?;
+    comes(two, "SELECT COUNT(*) FROM app.t", "4")?;
+    sql(two, "SET sql_log_bin = 0; DELETE FROM app.s")?;
+
+    for out in adopt(&lab)? {
+        ensure!(out.ok(), "{}{}\n{}", out.stdout, out.stderr, journals(&lab));
+        print!("{}", out.stdout);
+        ensure!(
+            out.stdout.contains("the same on both") && out.stdout.contains("heartbeat"),
+            "{}",
+            out.stdout
+        );
+    }
+    start(&lab)?;
+    let (active, standby) = settled(&lab)?;
+    ensure!(
+        sql(active, "SELECT @@global.gtid_strict_mode, @@global.server_id")?.starts_with('1'),
+        "not strict"
+    );
+    write_through_vip(&lab, 1)?;
+    comes(standby, "SELECT GROUP_CONCAT(n ORDER BY n) FROM app.t", "1,101,102,103,104")?;
+    ensure!(
+        replication(standby, "Using_Gtid")? == "Slave_Pos"
+            && replication(standby, "Master_User")? == "dre_repl"
+    );
+    let check = standby.run(&["drectl", "-g", GROUP, "db", "check"])?;
+    ensure!(check.contains("every setting is as it must be"), "{check}");
+    active.run_for(&["drectl", "-g", GROUP, "switchover", "--timeout", "60"], SOON)?;
+    let (now, then) = settled(&lab)?;
+    ensure!(now.name == standby.name, "the role did not move");
+    write_through_vip(&lab, 2)?;
+    comes(then, "SELECT COUNT(*) FROM app.t", "6")
+}

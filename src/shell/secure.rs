@@ -84,6 +84,12 @@ impl Pass {
         Self { psk, group: group.into(), own: own.into(), peer: peer.into() }
     }
 
+    /// For two commands that make a pair of two servers, before there is an agent.
+    pub fn of_adoption(key: &[u8; 32], group: &str, own: &str, peer: &str) -> Self {
+        let psk = derived(key, b"dre adoption v1", group);
+        Self { psk, group: group.into(), own: own.into(), peer: peer.into() }
+    }
+
     /// Every part has a fixed length, so no two read the same.
     fn prologue(&self, initiator: &str, responder: &str) -> Vec<u8> {
         let mut text = preamble().to_vec();

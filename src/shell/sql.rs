@@ -20,6 +20,7 @@ use crate::logic::db::facts::{
 use crate::logic::db::gtids::target;
 use crate::logic::db::wanted;
 
+mod adopt;
 mod copy;
 pub mod logs;
 pub mod setup;

@@ -137,6 +137,15 @@ pub enum Db {
         after_help = "Examples:\n  drectl -g mysql db bootstrap --print-config\n  drectl -g mysql db bootstrap"
     )]
     Bootstrap(BootstrapArgs),
+    /// Make a pair that replicates already, set up by hand, dre's; on both nodes at the same time
+    ///
+    /// Both commands look at both servers, say what speaks against it and what they will do, and ask. Then nobody may write any more, each
+    /// server applies the other's last transaction, every table is compared, and the servers are set up as bootstrap does it. Up to then
+    /// everything is undone where anything speaks against it.
+    #[command(
+        after_help = "Examples:\n  drectl -g mysql db adopt              # on both nodes\n  drectl -g mysql db adopt --watch 60"
+    )]
+    Adopt(AdoptArgs),
     /// What is on this server alone, in words and rows; changes nothing
     #[command(
         after_help = "Examples:\n  drectl -g mysql db diverged\n  drectl -g mysql db diverged --dump /root/lost.sql"
@@ -196,6 +205,19 @@ pub struct BootstrapArgs {
     /// As JSON, at the end
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AdoptArgs {
+    /// Do not ask
+    #[arg(long, short)]
+    pub yes: bool,
+    /// For how long both servers are watched for clients that write
+    #[arg(long, value_name = "SECONDS", default_value_t = 15.0, value_parser = seconds)]
+    pub watch: f64,
+    /// Take both servers for the same without comparing their tables
+    #[arg(long)]
+    pub no_checksum: bool,
 }
 
 #[derive(Debug, Args)]

@@ -15,6 +15,7 @@ use crate::client::{Client, Daemon, Place};
 use crate::exit::{Done, Fail};
 use crate::{keep_watching, print};
 
+mod adopt;
 mod bootstrap;
 mod diverged;
 mod files;
@@ -77,6 +78,7 @@ pub fn run(place: &Place, command: Option<&Db>) -> Done {
         }),
         Db::Status(args) => print(&shown(&connect(place)?.database()?, args.json)),
         Db::Check(args) => check(place, args.json),
+        Db::Adopt(args) => adopt::run(place, args),
         Db::Bootstrap(args) => bootstrap::run(place, args),
         Db::Diverged(args) => diverged::run(place, args),
         Db::Promote { force: false } => Err(Fail::refused(

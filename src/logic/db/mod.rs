@@ -5,6 +5,7 @@
 //!
 //! Absent on purpose: SQL, sockets, clocks, tasks; anything done *to the peer's* server.
 
+pub mod adopt;
 pub mod agent;
 pub mod facts;
 pub mod gtids;

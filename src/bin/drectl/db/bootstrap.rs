@@ -39,6 +39,14 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(20);
 const RESTART_WITHIN: Duration = Duration::from_secs(120);
 const LOOK_AGAIN: Duration = Duration::from_millis(100);
 
+/// What a server may be that begins with no history.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    Empty,
+    /// It has data, and the peer's has been found to have the same.
+    Sealed,
+}
+
 /// What is known before anything is done.
 struct Plan<'a> {
     place: &'a Place,
@@ -48,30 +56,60 @@ struct Plan<'a> {
     file: PathBuf,
     text: String,
     survey: Survey,
+    begins: Begins,
     /// It was made one of a pair by this command before.
     again: bool,
     /// The server is started anew, because of this; without a reason it only reads its certificate again.
     restart: Option<String>,
 }
 
-pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
+fn load(place: &Place) -> Result<(Settings, Database, String), Fail> {
     let settings = config::load_of(&place.group, None)
         .map_err(|error| Fail { code: EXIT_CONFIG, text: error.lines() })?;
-    let (Some(database), Some(peer)) = (&settings.database, &settings.peer) else {
-        return Err(Fail::refused(format!(
+    match (settings.database.clone(), settings.peer.clone()) {
+        (Some(database), Some(peer)) => Ok((settings, database, peer)),
+        _ => Err(Fail::refused(format!(
             "{}: group {} has no database pair: the file needs [database] and both [nodes]",
             config::file_of(&place.group).display(),
             place.group
-        )));
-    };
+        ))),
+    }
+}
+
+/// The server's own file: where, and what.
+fn own_file(settings: &Settings, database: &Database, peer: &str) -> Result<(PathBuf, String), Fail> {
     let file = files::place(Path::new("/")).map_err(Fail::refused)?;
     let own = Own {
         // By the order of the names, so that each node finds the same.
-        id: if settings.node < *peer { 1 } else { 2 },
+        id: if *settings.node < *peer { 1 } else { 2 },
         port: database.port,
         six: settings.addresses.iter().any(|link| link.local.is_ipv6()),
     };
-    let text = server_file::text(&own);
+    Ok((file, server_file::text(&own)))
+}
+
+/// Whether [`take_over`] would begin, asked before anything is changed.
+pub async fn may_take_over(place: &Place, session: &mut Session) -> Result<(), Fail> {
+    let (settings, database, peer) = load(place)?;
+    let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(&database, &failure))?;
+    let files = own_file(&settings, &database, &peer)?;
+    config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+    plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true).map(drop)
+}
+
+/// A server with data that was found to be the same as the peer's becomes one of a pair, with no history before now.
+pub async fn take_over(place: &Place, session: &mut Session, steps: &mut Steps) -> Done {
+    let (settings, database, peer) = load(place)?;
+    let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(&database, &failure))?;
+    let files = own_file(&settings, &database, &peer)?;
+    let key = config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+    let plan = plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true)?;
+    carry_out(&plan, &key, session, steps).await
+}
+
+pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
+    let (settings, database, peer) = &load(place)?;
+    let (file, text) = own_file(settings, database, peer)?;
     if args.print_config {
         let whole = json!({ "file": file, "text": text });
         return print(&if args.json { crate::json_line(&whole) } else { text });
@@ -92,7 +130,8 @@ pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
             Ok((_, _, wrong)) => wrong,
             Err(failure) => return Err(unreached(database, &failure)),
         };
-        let plan = plan(place, (&settings, database, peer), (file, text), survey, !wrong.is_empty())?;
+        let files = (file, text);
+        let plan = plan(place, (settings, database, peer), files, survey, Begins::Empty, !wrong.is_empty())?;
         agreed(&plan, args)?;
         let mut steps = Steps { shown: !args.json, done: vec![] };
         carry_out(&plan, &key, &mut session, &mut steps).await?;
@@ -115,6 +154,7 @@ fn plan<'a>(
     (settings, database, peer): (&'a Settings, &'a Database, &'a str),
     (file, text): (PathBuf, String),
     survey: Survey,
+    begins: Begins,
     wrong: bool,
 ) -> Result<Plan<'a>, Fail> {
     let refuse = |why: String| Err(Fail::refused(format!("{why}; nothing was changed")));
@@ -140,7 +180,10 @@ fn plan<'a>(
         ));
     }
     let again = before.is_some() && Path::new(TLS).join("ca.pem").exists();
-    if !again && let Some(why) = not_empty(&survey) {
+    if begins == Begins::Empty
+        && !again
+        && let Some(why) = not_empty(&survey)
+    {
         return refuse(format!(
             "this server is not empty: {why}. A pair that is there already becomes dre's by drectl -g {group} db adopt; a server whose \
              data nobody needs is emptied by hand first"
@@ -164,7 +207,7 @@ fn plan<'a>(
     } else {
         None
     };
-    Ok(Plan { place, settings, database, peer, file, text, survey, again, restart })
+    Ok(Plan { place, settings, database, peer, file, text, survey, begins, again, restart })
 }
 
 /// Why a server is none that may begin anew.
@@ -200,7 +243,8 @@ impl Plan<'_> {
 
     /// Only what has never been anybody's may begin with no history.
     fn begins(&self) -> bool {
-        not_empty(&self.survey).is_none() && !(self.again && self.survey.used)
+        self.begins == Begins::Sealed
+            || (not_empty(&self.survey).is_none() && !(self.again && self.survey.used))
     }
 
     fn lines(&self) -> String {
@@ -261,12 +305,16 @@ fn agreed(plan: &Plan, args: &BootstrapArgs) -> Done {
 }
 
 /// What was done, a line each.
-struct Steps {
+pub struct Steps {
     shown: bool,
     done: Vec<String>,
 }
 
 impl Steps {
+    pub fn shown() -> Self {
+        Self { shown: true, done: vec![] }
+    }
+
     fn add(&mut self, what: String) -> Done {
         if self.shown {
             print(&format!("ok  {what}\n"))?;
@@ -476,6 +524,7 @@ mod tests {
                 file: "/etc/mysql/mariadb.conf.d/60-dre.cnf".into(),
                 text: String::new(),
                 survey,
+                begins: Begins::Empty,
                 again,
                 restart: None,
             };
