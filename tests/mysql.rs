@@ -8,14 +8,34 @@ mod servers;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use lab::node::Node;
 use product::{median, outage_ms};
-use servers::{Deed, FAST, GROUP, SOON, Servers, TWO_HUNDRED, is_there};
+use servers::{FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, group, is_there};
+
+/// Harm done to a node whose server is this unit.
+type Deed = fn(&Node, &str) -> Result<()>;
+
+fn start(kind: &Kind) -> Result<Servers> {
+    let database = format!("unit = \"{}\"", kind.unit);
+    let text = group(&format!("port = 1695\n{FAST}"), "startup_hold_ms = 2000", &database);
+    Servers::of(kind, &text, |_| Ok(()))
+}
 
 #[test]
 fn a_planned_switchover_loses_nothing_and_is_short() -> Result<()> {
-    let servers = Servers::start(FAST, "startup_hold_ms = 2000", "")?;
+    switchovers(&MARIADB, 5)
+}
+
+#[test]
+fn a_planned_switchover_of_mysql_loses_nothing_and_is_short() -> Result<()> {
+    switchovers(&MYSQL, 3)
+}
+
+fn switchovers(kind: &Kind, turns: usize) -> Result<()> {
+    let name = kind.name;
+    let servers = start(kind)?;
     let mut gaps = vec![];
-    for turn in 0..5 {
+    for turn in 0..turns {
         let (active, standby) = servers.settled()?;
         let (acked, seen) = servers.under_load(TWO_HUNDRED, Duration::from_secs(2), || {
             active.run(&["drectl", "-g", GROUP, "switchover"]).map(drop)
@@ -26,40 +46,51 @@ fn a_planned_switchover_loses_nothing_and_is_short() -> Result<()> {
         servers.are_the_same()?;
         let gap = acked.gap_ms();
         println!(
-            "FIGURE database, switchover {turn}: {} commits acknowledged, none for {gap:.0} ms; the VIP away for {:.0} ms",
+            "FIGURE {name}, switchover {turn}: {} commits acknowledged, none for {gap:.0} ms; the VIP away for {:.0} ms",
             acked.rows.len(),
             outage_ms(&seen)
         );
         gaps.push(gap);
     }
     let gap = median(&mut gaps);
-    println!("FIGURE database, switchover: write gap {gap:.0} ms, median of {}", gaps.len());
+    println!("FIGURE {name}, switchover: write gap {gap:.0} ms, median of {}", gaps.len());
     ensure!(gap < 3000.0, "{gaps:?}");
     Ok(())
 }
 
+const DEEDS: [(&str, Deed); 4] = [
+    ("power loss", |node, _| {
+        node.power_loss()?;
+        node.wait_off(SOON).map(drop)
+    }),
+    ("SIGKILL of the server", |node, unit| node.signal(unit, libc::SIGKILL).map(drop)),
+    // It does not stop when it is told to, so it is killed: by systemd, at the agent's word.
+    ("SIGSTOP of the server", |node, unit| node.signal(unit, libc::SIGSTOP).map(drop)),
+    ("SIGKILL of the agent", |node, _| node.signal("dre-mysql@mysql", libc::SIGKILL).map(drop)),
+];
+
 #[test]
 fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
-    let servers = Servers::start(FAST, "startup_hold_ms = 2000", "")?;
-    let kinds: [(&str, Deed); 4] = [
-        ("power loss", |node| {
-            node.power_loss()?;
-            node.wait_off(SOON).map(drop)
-        }),
-        ("SIGKILL of the server", |node| node.signal("mariadb", libc::SIGKILL).map(drop)),
-        // It does not stop when it is told to, so it is killed: by systemd, at the agent's word.
-        ("SIGSTOP of the server", |node| node.signal("mariadb", libc::SIGSTOP).map(drop)),
-        ("SIGKILL of the agent", |node| node.signal("dre-mysql@mysql", libc::SIGKILL).map(drop)),
-    ];
-    for (what, deed) in kinds {
+    deaths(&MARIADB)
+}
+
+#[test]
+fn the_death_of_the_active_of_mysql_loses_nothing_that_was_acknowledged() -> Result<()> {
+    deaths(&MYSQL)
+}
+
+fn deaths(kind: &Kind) -> Result<()> {
+    let servers = start(kind)?;
+    for (what, deed) in DEEDS {
         let (active, standby) = servers.settled()?;
         let rest = Duration::from_secs(if what == "SIGSTOP of the server" { 12 } else { 6 });
-        let (acked, seen) = servers.under_load(TWO_HUNDRED, rest, || deed(active))?;
+        let (acked, seen) = servers.under_load(TWO_HUNDRED, rest, || deed(active, kind.unit))?;
         let holder = seen.holder().map(|tape| tape.who().to_owned()).context("nobody answers for the VIP")?;
         let survivor = servers.lab.node(&holder)?;
         servers.has_all(survivor, &acked)?;
         println!(
-            "FIGURE database, {what}: {} commits acknowledged, none for {:.0} ms; the VIP away for {:.0} ms",
+            "FIGURE {}, {what}: {} commits acknowledged, none for {:.0} ms; the VIP away for {:.0} ms",
+            kind.name,
             acked.rows.len(),
             acked.gap_ms(),
             outage_ms(&seen)
@@ -71,7 +102,7 @@ fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
             ensure!(survivor.name == standby.name, "{what}: the role did not move\n{}", servers.journals());
         }
         if what == "SIGSTOP of the server" {
-            let journal = active.journal(&["-u", "mariadb"])?;
+            let journal = active.journal(&["-u", kind.unit])?;
             ensure!(journal.contains("status=9/KILL"), "it was not killed\n{}", servers.journals());
         }
         if !active.is_on() {

@@ -66,6 +66,7 @@ pub struct Builder<'a> {
     packages: Vec<String>,
     install: Vec<Install<'a>>,
     off: Vec<&'static str>,
+    shown: Vec<(PathBuf, &'static str)>,
     disk: bool,
 }
 
@@ -79,6 +80,12 @@ impl<'a> Builder<'a> {
     /// Called for each node's root before it boots; the node's name is in its /etc/hostname.
     pub fn install(mut self, f: impl Fn(&Path) -> Result<()> + 'a) -> Self {
         self.install.push(Box::new(f));
+        self
+    }
+
+    /// The nodes see this directory of this machine's there, and cannot write to it.
+    pub fn show(mut self, host: &Path, inside: &'static str) -> Self {
+        self.shown.push((host.to_owned(), inside));
         self
     }
 
@@ -125,7 +132,8 @@ impl<'a> Builder<'a> {
         let dir = if self.disk { disk_directory(&prefix)? } else { lab_directory(&prefix, "4G")? };
         let net = Arc::new(Net::build(&prefix)?);
         let lay = |name| -> Result<Node> {
-            let node = Node::lay(name, &prefix, &dir, &base, Arc::clone(&net))?;
+            let mut node = Node::lay(name, &prefix, &dir, &base, Arc::clone(&net))?;
+            self.shown.iter().for_each(|(host, inside)| node.show(host, inside));
             for f in &self.install {
                 f(&node.root()).with_context(|| format!("installing on {name}"))?;
             }

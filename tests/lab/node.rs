@@ -34,9 +34,12 @@ umount -R /sys/fs/cgroup
 mount -t cgroup2 none /sys/fs/cgroup
 mkdir "/sys/fs/cgroup/$1"
 echo $$ > "/sys/fs/cgroup/$1/cgroup.procs"
-exec systemd-nspawn --quiet -D "$2" --boot --register=no --keep-unit --link-journal=no --resolv-conf=off \
-    --timezone=off --settings=no --network-namespace-path="/run/netns/$3" --machine="$4" --hostname="$5" \
-    --console=pipe --capability="$6" --system-call-filter="$7" --rlimit=RLIMIT_RTPRIO=99 --rlimit=RLIMIT_MEMLOCK=infinity
+root=$2 ns=$3 machine=$4 name=$5 capabilities=$6 calls=$7
+shift 7
+exec systemd-nspawn --quiet -D "$root" --boot --register=no --keep-unit --link-journal=no --resolv-conf=off \
+    --timezone=off --settings=no --network-namespace-path="/run/netns/$ns" --machine="$machine" --hostname="$name" \
+    --console=pipe --capability="$capabilities" --system-call-filter="$calls" --rlimit=RLIMIT_RTPRIO=99 \
+    --rlimit=RLIMIT_MEMLOCK=infinity "$@"
 "#;
 
 /// A command's end inside a node.
@@ -70,6 +73,8 @@ pub struct Node {
     prefix: String,
     machine: String,
     dir: PathBuf,
+    /// Directories of this machine's that it sees and cannot write to, and where.
+    shown: Vec<(PathBuf, &'static str)>,
     net: Arc<Net>,
     running: Mutex<Option<Running>>,
     boots: Mutex<u32>,
@@ -103,6 +108,7 @@ impl Node {
             prefix: prefix.to_owned(),
             machine,
             dir,
+            shown: vec![],
             net,
             running: Mutex::new(None),
             boots: Mutex::new(0),
@@ -118,6 +124,11 @@ impl Node {
         let id: String = id.iter().map(|b| format!("{b:02x}")).collect();
         node.write("/etc/machine-id", id + "\n")?;
         Ok(node)
+    }
+
+    /// At its next boot it sees this directory of this machine's there, and cannot write to it.
+    pub fn show(&mut self, host: &Path, inside: &'static str) {
+        self.shown.push((host.to_owned(), inside));
     }
 
     /// The node's disk, for files laid down while it is off.
@@ -155,6 +166,7 @@ impl Node {
             .args(["--mount", "--propagation", "private", "sh", "-c", BOOT, "boot", &group_name])
             .arg(self.root())
             .args([&ns, &self.machine, self.name, CAPABILITIES, CALLS])
+            .args(self.shown.iter().map(|(host, inside)| format!("--bind-ro={}:{inside}", host.display())))
             // Only the network of the container's /proc/sys is its own, and only that may be written.
             .env("SYSTEMD_NSPAWN_API_VFS_WRITABLE", "network")
             .stdin(Stdio::null())

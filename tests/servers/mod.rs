@@ -3,6 +3,7 @@
 #![allow(dead_code)] // each test uses its part
 
 pub mod deaths;
+mod mysql;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -13,10 +14,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use dre::database::DatabaseStatus;
+use dre::logic::db::facts::Flavor;
 use dre::snapshot::Status;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
+use crate::lab::database::Product;
 use crate::lab::judge::Verdict;
 use crate::lab::node::Node;
 use crate::lab::{Lab, net};
@@ -60,6 +63,43 @@ broadcast = "172.16.255.255"
     )
 }
 
+/// What the servers are, and how they are brought to replicate from each other.
+pub struct Kind {
+    pub name: &'static str,
+    pub unit: &'static str,
+    /// As Debian has it there: suite, package.
+    from: (&'static str, &'static str),
+    accounts: fn() -> String,
+    /// How to replicate from a server at this address.
+    follow: fn(&str) -> String,
+}
+
+pub const MARIADB: Kind = Kind {
+    name: "database",
+    unit: "mariadb.service",
+    from: ("trixie", "mariadb-server"),
+    accounts: || format!("{ACCOUNTS}{TABLES}"),
+    follow: |peer| {
+        format!(
+            "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=1, \
+             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
+        )
+    },
+};
+
+pub const MYSQL: Kind = Kind {
+    name: "MySQL",
+    unit: "mysql.service",
+    from: ("sid", "mysql-server"),
+    accounts: || mysql::ACCOUNTS.to_owned(),
+    follow: |peer| {
+        format!(
+            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{peer}', SOURCE_USER='dre_repl', SOURCE_PASSWORD='of-the-lab', SOURCE_SSL=1, \
+             SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1"
+        )
+    },
+};
+
 /// The server's part: what `drectl db check` demands.
 fn settings(id: u32) -> String {
     format!(
@@ -95,7 +135,9 @@ RESET MASTER;
 ";
 
 pub fn sql(node: &Node, statement: &str) -> Result<String> {
-    let out = node.run_for(&["mariadb", "-N", "-B", "-e", statement], SOON)?;
+    // Both products have a client of that name; MariaDB's own complains when it is called by it.
+    let client = "exec $(command -v mariadb || command -v mysql) -N -B -e \"$1\"";
+    let out = node.run_for(&["sh", "-c", client, "sql", statement], SOON)?;
     ensure!(out.ok(), "{}: {statement}: {}", node.name, out.stderr);
     Ok(out.stdout.trim().to_owned())
 }
@@ -130,12 +172,12 @@ pub fn is_there(node: &Node) -> bool {
 
 /// This server replicates from the other node's.
 pub fn replicates(node: &Node) -> Result<()> {
+    follows(&MARIADB, node)
+}
+
+fn follows(kind: &Kind, node: &Node) -> Result<()> {
     let peer = if node.name == "hadev1" { "172.16.11.55" } else { "172.16.11.54" };
-    let statement = format!(
-        "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=1, \
-         MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
-    );
-    sql(node, &statement).map(drop)
+    sql(node, &(kind.follow)(peer)).map(drop)
 }
 
 /// How a node came back whose database was away.
@@ -161,23 +203,45 @@ impl Servers {
 
     /// Of this configuration, and with this done to each node's root before it boots.
     pub fn start_with(text: &str, more: impl Fn(&Path) -> Result<()>) -> Result<Self> {
+        Self::of(&MARIADB, text, more)
+    }
+
+    /// The same with servers of that kind. The agent comes when its account is there.
+    pub fn of(kind: &Kind, text: &str, more: impl Fn(&Path) -> Result<()>) -> Result<Self> {
+        let product = Product::of(kind.from.0, kind.from.1)?;
         let lay = |root: &Path| -> Result<()> {
             install(root, &configuration(100, 5, ""))?;
             let name = std::fs::read_to_string(root.join("etc/hostname"))?;
             let id = if name.trim() == "hadev1" { 1 } else { 2 };
-            std::fs::write(root.join("etc/mysql/mariadb.conf.d/60-dre.cnf"), settings(id))?;
+            match product.flavor {
+                Flavor::MariaDb => {
+                    std::fs::write(root.join("etc/mysql/mariadb.conf.d/60-dre.cnf"), settings(id))?;
+                }
+                Flavor::MySql => mysql::lay(&product.root, root, id)?,
+            }
             std::fs::write(root.join("etc/dre/mysql.toml"), text)?;
             more(root)?;
             let root = format!("--root={}", root.display());
-            run(&["systemctl", &root, "enable", "dre@mysql.service", "mariadb.service"])
+            run(&["systemctl", &root, "enable", kind.unit])
         };
-        let lab = Lab::builder().packages(crate::lab::database::PACKAGES).install(lay).start()?;
-        let servers = Self { lab };
+        let lab = Lab::builder().install(lay);
+        let lab = match product.flavor {
+            Flavor::MariaDb => lab.packages(crate::lab::database::PACKAGES),
+            Flavor::MySql => lab.show(&product.root, mysql::TREE),
+        };
+        let servers = Self { lab: lab.start()? };
         for node in servers.lab.nodes() {
-            node.wait_for("mariadb -e 'SELECT 1'", SOON)?;
-            sql(node, &format!("{ACCOUNTS}{TABLES}"))?;
+            let begun = Instant::now();
+            while let Err(error) = sql(node, "SELECT 1") {
+                ensure!(begun.elapsed() < SOON, "{error:#}\n{}", servers.journals());
+                thread::sleep(ms(100));
+            }
+            sql(node, &(kind.accounts)())?;
+            follows(kind, node)?;
         }
-        servers.lab.nodes().into_iter().try_for_each(replicates)?;
+        for node in servers.lab.nodes() {
+            node.run(&["systemctl", "enable", "--now", "dre@mysql.service"])?;
+        }
         servers.settled()?;
         Ok(servers)
     }
@@ -267,7 +331,7 @@ impl Servers {
             let threads = threads.unwrap_or_else(|error| format!("{error:#}"));
             let dre = said(&["-n80", "-u", "dre@mysql", "-u", "dre-vip@mysql", "-u", "dre-mysql@mysql"]);
             // (A server with a full disk says so many times a second.)
-            let server = said(&["-n30", "-u", "mariadb"]);
+            let server = said(&["-n30", "-u", "mariadb", "-u", "mysql"]);
             [page, threads, dre, server].join("\n")
         };
         self.lab.nodes().map(of).join("\n----\n")
