@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::node::Node;
 use product::{median, outage_ms};
-use servers::{FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, group, is_there};
+use servers::{FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, database_is, group, is_there};
 
 /// Harm done to a node whose server is this unit.
 type Deed = fn(&Node, &str) -> Result<()>;
@@ -52,10 +52,34 @@ fn switchovers(kind: &Kind, turns: usize) -> Result<()> {
         );
         gaps.push(gap);
     }
+    reloads(&servers)?;
     let gap = median(&mut gaps);
     println!("FIGURE {name}, switchover: write gap {gap:.0} ms, median of {}", gaps.len());
     ensure!(gap < 3000.0, "{gaps:?}");
     Ok(())
+}
+
+/// What a commit waits for is changed while clients write.
+fn reloads(servers: &Servers) -> Result<()> {
+    let (active, _) = servers.settled()?;
+    const FILE: &str = "/etc/dre/mysql.toml";
+    let was = active.read(FILE)?;
+    let (acked, _) = servers.under_load(TWO_HUNDRED, Duration::from_secs(1), || {
+        for node in servers.lab.nodes() {
+            node.write(FILE, was.replace("[database]\n", "[database]\ndurability = \"strict\"\n"))?;
+            node.run(&["systemctl", "reload", "dre@mysql"])?;
+        }
+        database_is(active, "strict", |seen| seen.durability == "strict").map(drop)
+    })?;
+    let (now, _) = servers.settled()?;
+    ensure!(now.name == active.name, "the role moved");
+    servers.has_all(now, &acked)?;
+    for node in servers.lab.nodes() {
+        node.write(FILE, &was)?;
+        node.run(&["systemctl", "reload", "dre@mysql"])?;
+        database_is(node, "available", |seen| seen.durability == "available")?;
+    }
+    servers.settled().map(drop)
 }
 
 const DEEDS: [(&str, Deed); 4] = [

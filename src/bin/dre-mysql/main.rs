@@ -204,6 +204,8 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
     let notify = Notify::start()?;
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let (read, mut reread) = mpsc::channel(4);
     let runtime = directory("RUNTIME_DIRECTORY", &format!("/run/dre-mysql@{}", settings.group));
     let state = directory("STATE_DIRECTORY", &format!("/var/lib/dre-mysql@{}", settings.group));
     let lease = Path::new("/run").join(group::directory(&settings.group)).join("database");
@@ -332,6 +334,16 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
                 daemon.event(Event::Asked(command));
                 let _ = reply.send(sentence.into());
             }
+            _ = hangup.recv() => {
+                notify.reloading();
+                let read = read.clone();
+                // Files may hang: read and checked on a thread of its own, taken over by the loop.
+                std::thread::Builder::new().name("reload".into()).spawn(move || drop(read.blocking_send(config::load())))?;
+            }
+            Some(loaded) = reread.recv() => {
+                reload(&mut daemon, settings, loaded);
+                notify.ready();
+            }
             _ = terminate.recv() => { notify.stopping(); daemon.event(Event::Stop); }
             _ = interrupt.recv() => { notify.stopping(); daemon.event(Event::Stop); }
         }
@@ -339,6 +351,37 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
     journal.log(Notice::Stopping { text: "dre-mysql stops".into() });
     sleep(Duration::from_millis(20)).await;
     Ok(())
+}
+
+/// What can be changed without a new start is; what cannot is said. `running`: what this process was started with.
+fn reload(daemon: &mut Daemon, running: &Settings, loaded: Result<Settings, config::Error>) {
+    let settings = match loaded {
+        Ok(settings) => settings,
+        Err(error) => {
+            let text =
+                format!("the new configuration is refused, the old one stays in force: {}", error.lines());
+            return daemon.journal.log(Notice::ConfigRejected { text });
+        }
+    };
+    let (Some(new), Some(old)) = (&settings.database, &running.database) else {
+        let text =
+            format!("[database] is gone from the configuration; systemctl stop dre-mysql@{}", running.group);
+        return daemon.journal.log(Notice::Trouble { text });
+    };
+    let starts_with = |settings: &Settings, database: &Database| {
+        let paths = (database.socket.clone(), database.unit.clone(), database.agent_port);
+        (paths, settings.addresses.clone(), settings.peer.clone())
+    };
+    if starts_with(&settings, new) != starts_with(running, old) {
+        let text = format!(
+            "the server's socket, unit or the agents' port or addresses differ from those it was started with: the standby first, \
+             systemctl restart dre-mysql@{}",
+            running.group
+        );
+        daemon.journal.log(Notice::Trouble { text });
+    }
+    daemon.agent.configure(setup(&settings, new));
+    daemon.journal.log(Notice::ConfigReloaded { text: "configuration reloaded".into() });
 }
 
 /// For the group dre too.

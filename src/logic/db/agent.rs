@@ -701,6 +701,15 @@ impl Agent {
         must
     }
 
+    /// New settings, from now on. How the source's side is set follows with the next turn: it is not switched off for it, which would
+    /// answer commits that wait.
+    pub fn configure(&mut self, setup: Setup) {
+        if self.setup != setup && matches!(self.semi, SemiSet::On { .. }) {
+            self.semi = SemiSet::Unknown;
+        }
+        self.setup = setup;
+    }
+
     /// How the source's side must be set, if it is not.
     fn semi_sync_wanted(&self, now: Moment) -> Option<Op> {
         let op = |source, waits_alone| Op::SemiSync {

@@ -740,6 +740,32 @@ fn a_standby_that_tries_and_is_sent_nothing_is_helped_and_one_that_waits_for_an_
     }
 }
 
+/// An operator's change of what a commit waits for: it is set anew, and not by way of switching it off, which would answer those that wait.
+#[test]
+fn new_settings_hold_from_the_next_turn_on_and_let_no_commit_go() {
+    for (from, to) in
+        [(Durability::Available, Durability::Strict), (Durability::Strict, Durability::Available)]
+    {
+        let of = |durability| Setup { durability, ..setup() };
+        let mut stage = Stage::active(of(from));
+        stage.server.semi_sync = SemiSync { enabled: true, on: true, replicas: 1 };
+        stage.event(Event::Charged(Charge::Peer { heard: true, active: false }));
+        stage.run(1_500);
+        stage.clear();
+        stage.agent.configure(of(to));
+        stage.run(1_500);
+        let strict = to == Durability::Strict;
+        let timeout_ms = if strict { 11_000 } else { 2_000 };
+        let set = Op::SemiSync { source: true, timeout_ms, wait_without_replica: strict };
+        let all: Vec<&Op> = stage.ops.iter().filter(|op| matches!(op, Op::SemiSync { .. })).collect();
+        assert_eq!(all, [&set], "{from:?} to {to:?}");
+        stage.clear();
+        stage.agent.configure(of(to));
+        stage.run(1_500);
+        assert!(!stage.ops.iter().any(|op| matches!(op, Op::SemiSync { .. })), "nothing has changed");
+    }
+}
+
 /// Commits that must wait for the standby are let go only when the election knows that it is dead.
 #[test]
 fn what_must_wait_waits_until_the_standby_is_known_to_be_dead() {
