@@ -372,6 +372,7 @@ fn a_group_has_the_units_that_dre_has() {
     let names = |line: &str| {
         let mut line = line.to_owned();
         for (plain, template) in [
+            ("dre-mysql@dre.service", "dre-mysql@%i.service"),
             ("dre.service", "dre@%i.service"),
             ("dre.socket", "dre@%i.socket"),
             ("dre-vip.service", "dre-vip@%i.service"),
