@@ -10,10 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use lab::node::Node;
 use product::{median, outage_ms};
-use servers::{FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, database_is, group, is_there};
+use servers::{
+    Came, FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, database_is, group, is_there,
+};
 
-/// Harm done to a node whose server is this unit.
-type Deed = fn(&Node, &str) -> Result<()>;
+/// Harm done to the ACTIVE, whose server is this unit.
+type Deed = fn(&Servers, &Node, &str) -> Result<()>;
 
 fn start(kind: &Kind) -> Result<Servers> {
     let database = format!("unit = \"{}\"", kind.unit);
@@ -82,15 +84,26 @@ fn reloads(servers: &Servers) -> Result<()> {
     servers.settled().map(drop)
 }
 
-const DEEDS: [(&str, Deed); 4] = [
-    ("power loss", |node, _| {
+const WAITING: &str = "power loss while commits wait";
+
+const DEEDS: [(&str, Deed); 5] = [
+    ("power loss", |_, node, _| {
         node.power_loss()?;
         node.wait_off(SOON).map(drop)
     }),
-    ("SIGKILL of the server", |node, unit| node.signal(unit, libc::SIGKILL).map(drop)),
+    // What the clients sent last is in this server's log, and nowhere else.
+    (WAITING, |servers, node, _| {
+        let other = servers.lab.other(node);
+        servers.lab.cut_links(other, true)?;
+        std::thread::sleep(Duration::from_millis(100));
+        node.power_loss()?;
+        node.wait_off(SOON)?;
+        servers.lab.cut_links(other, false)
+    }),
+    ("SIGKILL of the server", |_, node, unit| node.signal(unit, libc::SIGKILL).map(drop)),
     // It does not stop when it is told to, so it is killed: by systemd, at the agent's word.
-    ("SIGSTOP of the server", |node, unit| node.signal(unit, libc::SIGSTOP).map(drop)),
-    ("SIGKILL of the agent", |node, _| node.signal("dre-mysql@mysql", libc::SIGKILL).map(drop)),
+    ("SIGSTOP of the server", |_, node, unit| node.signal(unit, libc::SIGSTOP).map(drop)),
+    ("SIGKILL of the agent", |_, node, _| node.signal("dre-mysql@mysql", libc::SIGKILL).map(drop)),
 ];
 
 #[test]
@@ -108,7 +121,7 @@ fn deaths(kind: &Kind) -> Result<()> {
     for (what, deed) in DEEDS {
         let (active, standby) = servers.settled()?;
         let rest = Duration::from_secs(if what == "SIGSTOP of the server" { 12 } else { 6 });
-        let (acked, seen) = servers.under_load(TWO_HUNDRED, rest, || deed(active, kind.unit))?;
+        let (acked, seen) = servers.under_load(TWO_HUNDRED, rest, || deed(&servers, active, kind.unit))?;
         let holder = seen.holder().map(|tape| tape.who().to_owned()).context("nobody answers for the VIP")?;
         let survivor = servers.lab.node(&holder)?;
         servers.has_all(survivor, &acked)?;
@@ -132,9 +145,34 @@ fn deaths(kind: &Kind) -> Result<()> {
         if !active.is_on() {
             active.boot()?;
         }
+        let came = servers.came(active).with_context(|| what.to_owned())?;
+        println!("{what}: {came:?}");
+        came_as_it_must(&servers, kind, what, &came)?;
+        if came != Came::Back {
+            servers.made_a_copy(kind, active)?;
+        }
         servers.settled()?;
         servers.are_the_same()?;
         ensure!(servers.lab.nodes().into_iter().all(is_there), "{what}: a server is away");
+    }
+    Ok(())
+}
+
+/// MariaDB drops after a crash what no standby had acknowledged, and comes back. MySQL keeps it: where the peer went on without, the
+/// server stands still, and what is on it alone can be seen.
+fn came_as_it_must(servers: &Servers, kind: &Kind, what: &str, came: &Came) -> Result<()> {
+    let kept = kind.keeps_what_nobody_acknowledged;
+    match came {
+        Came::Back => ensure!(
+            !(kept && what == WAITING),
+            "{what}: back, with commits that the peer never had\n{}",
+            servers.journals()
+        ),
+        Came::Stands { state, .. } => ensure!(
+            kept && state == "DIVERGED" && what != "SIGKILL of the agent",
+            "{what}: {came:?}\n{}",
+            servers.journals()
+        ),
     }
     Ok(())
 }

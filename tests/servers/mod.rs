@@ -72,6 +72,8 @@ pub struct Kind {
     accounts: fn() -> String,
     /// How to replicate from a server at this address.
     follow: fn(&str) -> String,
+    /// After a crash it has in its log what no standby had acknowledged.
+    pub keeps_what_nobody_acknowledged: bool,
 }
 
 pub const MARIADB: Kind = Kind {
@@ -85,6 +87,7 @@ pub const MARIADB: Kind = Kind {
              MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
         )
     },
+    keeps_what_nobody_acknowledged: false,
 };
 
 pub const MYSQL: Kind = Kind {
@@ -98,6 +101,7 @@ pub const MYSQL: Kind = Kind {
              SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1"
         )
     },
+    keeps_what_nobody_acknowledged: true,
 };
 
 /// The server's part: what `drectl db check` demands.
@@ -175,9 +179,12 @@ pub fn replicates(node: &Node) -> Result<()> {
     follows(&MARIADB, node)
 }
 
+fn peer_of(node: &Node) -> &'static str {
+    if node.name == "hadev1" { "172.16.11.55" } else { "172.16.11.54" }
+}
+
 fn follows(kind: &Kind, node: &Node) -> Result<()> {
-    let peer = if node.name == "hadev1" { "172.16.11.55" } else { "172.16.11.54" };
-    sql(node, &(kind.follow)(peer)).map(drop)
+    sql(node, &(kind.follow)(peer_of(node))).map(drop)
 }
 
 /// How a node came back whose database was away.
@@ -321,6 +328,25 @@ impl Servers {
             );
             thread::sleep(ms(100));
         }
+    }
+
+    /// This MySQL server is made a copy of the peer's, as the README says it.
+    pub fn made_a_copy(&self, kind: &Kind, node: &Node) -> Result<()> {
+        node.run(&["systemctl", "stop", "dre-mysql@mysql"])?;
+        sql(node, &mysql::copy_from(peer_of(node)))?;
+        // It starts itself anew, and says then how it went.
+        let begun = Instant::now();
+        loop {
+            let state = sql(node, "SELECT STATE FROM performance_schema.clone_status");
+            if state.as_deref().is_ok_and(|state| state == "Completed") {
+                break;
+            }
+            ensure!(begun.elapsed() < SOON, "the copy does not come up: {state:?}\n{}", self.journals());
+            thread::sleep(ms(100));
+        }
+        follows(kind, node)?;
+        node.run(&["systemctl", "start", "dre-mysql@mysql"])?;
+        node.run(&["drectl", "-g", GROUP, "db", "reseeded"]).map(drop)
     }
 
     pub fn journals(&self) -> String {

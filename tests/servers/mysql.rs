@@ -36,6 +36,7 @@ server-id = {id}
 bind-address = 0.0.0.0
 plugin-load-add = semisync_source.so
 plugin-load-add = semisync_replica.so
+plugin-load-add = mysql_clone.so
 log-bin = binlog
 log_replica_updates = ON
 gtid_mode = ON
@@ -66,7 +67,7 @@ SET sql_log_bin = 0;
 SET GLOBAL super_read_only = 0;
 SET GLOBAL read_only = 0;
 CREATE USER dre_repl@'172.16.%' IDENTIFIED BY 'of-the-lab' REQUIRE SSL;
-GRANT REPLICATION SLAVE ON *.* TO dre_repl@'172.16.%';
+GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO dre_repl@'172.16.%';
 CREATE USER dre_ctl@localhost IDENTIFIED WITH auth_socket;
 GRANT REPLICATION_SLAVE_ADMIN, REPLICATION CLIENT, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, PROCESS, RELOAD ON *.* TO dre_ctl@localhost;
 GRANT CREATE, SELECT, INSERT, DELETE ON dre.* TO dre_ctl@localhost;
@@ -79,6 +80,14 @@ GRANT SELECT, INSERT, UPDATE ON app.* TO app@'%';
 RESET BINARY LOGS AND GTIDS;
 SET GLOBAL super_read_only = 1;
 ";
+
+/// The server becomes a copy of the one at this address, and starts anew.
+pub fn copy_from(peer: &str) -> String {
+    format!(
+        "SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0; SET GLOBAL clone_valid_donor_list = '{peer}:3306'; \
+         CLONE INSTANCE FROM dre_repl@'{peer}':3306 IDENTIFIED BY 'of-the-lab' REQUIRE SSL"
+    )
+}
 
 /// What the package would have laid down on the node, from `tree`.
 pub fn lay(tree: &Path, root: &Path, id: u32) -> Result<()> {

@@ -205,7 +205,7 @@ impl Reseeding<'_> {
         let named = match self.runtime.block_on(sql::stands(&self.database.socket, LOOK_WITHIN)) {
             Ok(stands) if !stands.is_mariadb => {
                 return Err(Fail::refused(
-                    "MySQL copies by its own means (CLONE INSTANCE FROM …; see the manual), then: drectl db reseeded",
+                    "MySQL copies by its own means (CLONE INSTANCE FROM …; the README says how), then: drectl db reseeded",
                 ));
             }
             Ok(stands) if !stands.elsewhere.is_empty() => {
