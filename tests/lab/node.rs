@@ -209,7 +209,10 @@ impl Node {
                     "running" => return Ok(()),
                     "degraded" => {
                         let failed = self.run(&["systemctl", "--failed", "--no-legend", "--plain"])?;
-                        bail!("{}: units failed at boot:\n{failed}", self.name);
+                        let names = failed.lines().filter_map(|line| line.split_whitespace().next());
+                        let of: Vec<&str> = names.flat_map(|unit| ["-u", unit]).collect();
+                        let said = self.journal(&of)?;
+                        bail!("{}: units failed at boot:\n{failed}\n{said}", self.name);
                     }
                     _ => {}
                 }
