@@ -115,7 +115,6 @@ const ACCOUNTS: &str = "
 SET sql_log_bin = 0;
 CREATE USER repl@'172.16.%' IDENTIFIED BY 'of-the-lab';
 GRANT REPLICATION SLAVE ON *.* TO repl@'172.16.%';
-CREATE USER app@'%' IDENTIFIED BY 'of-the-lab';
 ";
 
 struct Old {
@@ -148,7 +147,7 @@ impl Old {
         let old = Self { lab };
         for node in old.lab.nodes() {
             node.wait_for("mariadb -e 'SELECT 1'", SOON)?;
-            sql(node, &format!("{ACCOUNTS}{}", servers::TABLES))?;
+            sql(node, &format!("{ACCOUNTS}{}RESET MASTER;", servers::TABLES))?;
         }
         for (node, peer, address) in [
             (&old.lab.hadev1, &old.lab.hadev2, "172.16.11.55"),

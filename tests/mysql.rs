@@ -11,7 +11,8 @@ use anyhow::{Context, Result, ensure};
 use lab::node::Node;
 use product::{median, outage_ms};
 use servers::{
-    Came, FAST, GROUP, Kind, MARIADB, MYSQL, SOON, Servers, TWO_HUNDRED, database_is, group, is_there,
+    Came, FAST, GROUP, Kind, MARIADB, MYSQL, OLD_MARIADB, SOON, Servers, TWO_HUNDRED, database_is, group,
+    is_there,
 };
 
 /// Harm done to the ACTIVE, whose server is this unit.
@@ -26,6 +27,11 @@ fn start(kind: &Kind) -> Result<Servers> {
 #[test]
 fn a_planned_switchover_loses_nothing_and_is_short() -> Result<()> {
     switchovers(&MARIADB, 5)
+}
+
+#[test]
+fn a_planned_switchover_of_an_older_mariadb_loses_nothing_and_is_short() -> Result<()> {
+    switchovers(&OLD_MARIADB, 3)
 }
 
 #[test]
@@ -109,6 +115,11 @@ const DEEDS: [(&str, Deed); 5] = [
 #[test]
 fn the_death_of_the_active_loses_nothing_that_was_acknowledged() -> Result<()> {
     deaths(&MARIADB)
+}
+
+#[test]
+fn the_death_of_the_active_of_an_older_mariadb_loses_nothing_that_was_acknowledged() -> Result<()> {
+    deaths(&OLD_MARIADB)
 }
 
 #[test]

@@ -3,7 +3,7 @@
 #![allow(dead_code)] // each test uses its part
 
 pub mod deaths;
-mod mysql;
+mod elsewhere;
 
 use std::collections::BTreeSet;
 use std::path::Path;
@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use dre::database::DatabaseStatus;
-use dre::logic::db::facts::Flavor;
 use dre::snapshot::Status;
+use elsewhere::Elsewhere;
 use mysql_async::prelude::Queryable;
 use mysql_async::{Conn, OptsBuilder};
 
@@ -63,15 +63,23 @@ broadcast = "172.16.255.255"
     )
 }
 
+#[derive(Clone, Copy)]
+enum SetUp {
+    /// By statements: the accounts and tables, and how to replicate from a server at this address.
+    ByHand { accounts: fn() -> String, follow: fn(&str) -> String },
+    /// `drectl db bootstrap`, and the tables once the pair works.
+    Bootstrap,
+}
+
 /// What the servers are, and how they are brought to replicate from each other.
 pub struct Kind {
     pub name: &'static str,
     pub unit: &'static str,
     /// As Debian has it there: suite, package.
     from: (&'static str, &'static str),
-    accounts: fn() -> String,
-    /// How to replicate from a server at this address.
-    follow: fn(&str) -> String,
+    /// Where that is not the nodes' suite.
+    elsewhere: Option<Elsewhere>,
+    set_up: SetUp,
     /// After a crash it has in its log what no standby had acknowledged.
     pub keeps_what_nobody_acknowledged: bool,
 }
@@ -80,29 +88,46 @@ pub const MARIADB: Kind = Kind {
     name: "database",
     unit: "mariadb.service",
     from: ("trixie", "mariadb-server"),
-    accounts: || format!("{ACCOUNTS}{TABLES}"),
-    follow: |peer| {
-        format!(
-            "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=1, \
-             MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
-        )
-    },
+    elsewhere: None,
+    set_up: SetUp::ByHand { accounts: || format!("{ACCOUNTS}{TABLES}RESET MASTER;"), follow: follow_mariadb },
     keeps_what_nobody_acknowledged: false,
+};
+
+pub const OLD_MARIADB: Kind = Kind {
+    name: "MariaDB 10.11",
+    from: ("bookworm", "mariadb-server"),
+    elsewhere: Some(Elsewhere { unit: "mariadb.service", client: "mariadb", file: None }),
+    set_up: SetUp::Bootstrap,
+    ..MARIADB
 };
 
 pub const MYSQL: Kind = Kind {
     name: "MySQL",
     unit: "mysql.service",
     from: ("sid", "mysql-server"),
-    accounts: || mysql::ACCOUNTS.to_owned(),
-    follow: |peer| {
-        format!(
-            "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{peer}', SOURCE_USER='dre_repl', SOURCE_PASSWORD='of-the-lab', SOURCE_SSL=1, \
-             SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1"
-        )
-    },
+    // mysqld.cnf binds it to the loopback.
+    elsewhere: Some(Elsewhere {
+        unit: "mysql.service",
+        client: "mysql",
+        file: Some(("etc/mysql/mysql.conf.d/zz-dre.cnf", elsewhere::mysql_settings)),
+    }),
+    set_up: SetUp::ByHand { accounts: || elsewhere::MYSQL_ACCOUNTS.to_owned(), follow: follow_mysql },
     keeps_what_nobody_acknowledged: true,
 };
+
+fn follow_mariadb(peer: &str) -> String {
+    format!(
+        "CHANGE MASTER TO MASTER_HOST='{peer}', MASTER_USER='dre_repl', MASTER_PASSWORD='of-the-lab', MASTER_SSL=1, \
+         MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1"
+    )
+}
+
+fn follow_mysql(peer: &str) -> String {
+    format!(
+        "CHANGE REPLICATION SOURCE TO SOURCE_HOST='{peer}', SOURCE_USER='dre_repl', SOURCE_PASSWORD='of-the-lab', SOURCE_SSL=1, \
+         SOURCE_AUTO_POSITION=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, SOURCE_HEARTBEAT_PERIOD=1"
+    )
+}
 
 /// The server's part: what `drectl db check` demands.
 fn settings(id: u32) -> String {
@@ -125,17 +150,16 @@ CREATE USER dre_ctl@localhost IDENTIFIED VIA unix_socket;
 GRANT REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, REPLICA MONITOR, BINLOG MONITOR, READ_ONLY ADMIN, CONNECTION ADMIN, PROCESS,
     RELOAD ON *.* TO dre_ctl@localhost;
 GRANT CREATE, SELECT, INSERT, DELETE ON dre.* TO dre_ctl@localhost;
-CREATE USER app@'%' IDENTIFIED BY 'of-the-lab';
 ";
 
-/// What clients write into. After the accounts, which begin it with no log.
+/// What clients write into.
 pub const TABLES: &str = "
+CREATE USER app@'%' IDENTIFIED BY 'of-the-lab';
 CREATE DATABASE app;
 CREATE TABLE app.t (writer INT, n BIGINT, PRIMARY KEY (writer, n)) ENGINE = InnoDB;
 CREATE TABLE app.last (writer INT PRIMARY KEY, n BIGINT) ENGINE = InnoDB;
 INSERT INTO app.last VALUES (0, 0), (1, 0), (2, 0), (3, 0);
 GRANT SELECT, INSERT, UPDATE ON app.* TO app@'%';
-RESET MASTER;
 ";
 
 pub fn sql(node: &Node, statement: &str) -> Result<String> {
@@ -184,7 +208,8 @@ fn peer_of(node: &Node) -> &'static str {
 }
 
 fn follows(kind: &Kind, node: &Node) -> Result<()> {
-    sql(node, &(kind.follow)(peer_of(node))).map(drop)
+    let SetUp::ByHand { follow, .. } = kind.set_up else { bail!("{} follows nobody by hand", kind.name) };
+    sql(node, &follow(peer_of(node))).map(drop)
 }
 
 /// How a node came back whose database was away.
@@ -220,11 +245,9 @@ impl Servers {
             install(root, &configuration(100, 5, ""))?;
             let name = std::fs::read_to_string(root.join("etc/hostname"))?;
             let id = if name.trim() == "hadev1" { 1 } else { 2 };
-            match product.flavor {
-                Flavor::MariaDb => {
-                    std::fs::write(root.join("etc/mysql/mariadb.conf.d/60-dre.cnf"), settings(id))?;
-                }
-                Flavor::MySql => mysql::lay(&product.root, root, id)?,
+            match &kind.elsewhere {
+                None => std::fs::write(root.join("etc/mysql/mariadb.conf.d/60-dre.cnf"), settings(id))?,
+                Some(server) => elsewhere::lay(server, &product.root, root, id)?,
             }
             std::fs::write(root.join("etc/dre/mysql.toml"), text)?;
             more(root)?;
@@ -232,9 +255,9 @@ impl Servers {
             run(&["systemctl", &root, "enable", kind.unit])
         };
         let lab = Lab::builder().install(lay);
-        let lab = match product.flavor {
-            Flavor::MariaDb => lab.packages(crate::lab::database::PACKAGES),
-            Flavor::MySql => lab.show(&product.root, mysql::TREE),
+        let lab = match kind.elsewhere {
+            None => lab.packages(crate::lab::database::PACKAGES),
+            Some(_) => lab.show(&product.root, elsewhere::TREE),
         };
         let servers = Self { lab: lab.start()? };
         for node in servers.lab.nodes() {
@@ -243,13 +266,25 @@ impl Servers {
                 ensure!(begun.elapsed() < SOON, "{error:#}\n{}", servers.journals());
                 thread::sleep(ms(100));
             }
-            sql(node, &(kind.accounts)())?;
-            follows(kind, node)?;
+            match kind.set_up {
+                SetUp::ByHand { accounts, .. } => {
+                    sql(node, &accounts())?;
+                    follows(kind, node)?;
+                }
+                SetUp::Bootstrap => {
+                    let out = node.run_for(&["drectl", "-g", GROUP, "db", "bootstrap", "--yes"], SOON)?;
+                    ensure!(out.ok(), "{}: {}{}", node.name, out.stdout, out.stderr);
+                }
+            }
         }
         for node in servers.lab.nodes() {
             node.run(&["systemctl", "enable", "--now", "dre@mysql.service"])?;
         }
-        servers.settled()?;
+        let (active, _) = servers.settled()?;
+        if matches!(kind.set_up, SetUp::Bootstrap) {
+            sql(active, TABLES)?;
+            servers.are_the_same()?;
+        }
         Ok(servers)
     }
 
@@ -333,7 +368,7 @@ impl Servers {
     /// This MySQL server is made a copy of the peer's, as the README says it.
     pub fn made_a_copy(&self, kind: &Kind, node: &Node) -> Result<()> {
         node.run(&["systemctl", "stop", "dre-mysql@mysql"])?;
-        sql(node, &mysql::copy_from(peer_of(node)))?;
+        sql(node, &elsewhere::mysql_copy_from(peer_of(node)))?;
         // It starts itself anew, and says then how it went.
         let begun = Instant::now();
         loop {

@@ -1,5 +1,5 @@
-//! MySQL on the lab's nodes, which are of a suite that does not have it: the tree of one that has is shown to them, and its own unit runs
-//! in there. What it keeps, its configuration and its users are the node's.
+//! Servers that the nodes' suite does not have: the tree of one that has them is shown to the nodes, and the server's own unit runs in
+//! there. What it keeps, its configuration and its users are the node's.
 
 use std::fs;
 use std::path::Path;
@@ -9,27 +9,42 @@ use anyhow::{Context, Result};
 use crate::product::run;
 
 /// Where a node sees that tree.
-pub const TREE: &str = "/opt/mysql";
+pub const TREE: &str = "/opt/server";
+
+/// What one needs to be laid on a node.
+pub struct Elsewhere {
+    pub unit: &'static str,
+    pub client: &'static str,
+    /// One that is read after the package's own, and what is in it.
+    pub file: Option<(&'static str, fn(u32) -> String)>,
+}
 
 /// To run in the tree and not beside it. Who comes over the socket is called as the node calls it.
 const IN_THE_TREE: &str = "
 [Service]
-RootDirectory=/opt/mysql
+RootDirectory=/opt/server
 MountAPIVFS=yes
 PrivateTmp=yes
+RuntimeDirectory=mysqld
 TemporaryFileSystem=/run
-BindPaths=/var/lib/mysql /var/log/mysql
+BindPaths=/var/lib/mysql /var/log
 BindReadOnlyPaths=/etc/mysql /etc/passwd /etc/group
 ";
 
-const CLIENT: &str = "#!/bin/sh
-tree=/opt/mysql
-exec $tree/lib64/ld-linux-x86-64.so.2 --library-path $tree/usr/lib/x86_64-linux-gnu $tree/usr/bin/mysql --no-defaults \\
-    --socket=/run/mysqld/mysqld.sock \"$@\"
-";
+/// Runs where the server does: another suite's program finds its libraries there.
+fn client(server: &Elsewhere) -> String {
+    let Elsewhere { unit, client, .. } = server;
+    format!(
+        "#!/bin/sh
+server=$(systemctl show -P MainPID {unit})
+[ \"$server\" != 0 ] || {{ echo '{unit} does not run' >&2; exit 1; }}
+exec nsenter -t \"$server\" -r -m -- /usr/bin/{client} --no-defaults --socket=/run/mysqld/mysqld.sock \"$@\"
+"
+    )
+}
 
 /// The server's part: what `drectl db check` demands. Word for word in the README, but for the last two lines.
-fn settings(id: u32) -> String {
+pub fn mysql_settings(id: u32) -> String {
     format!(
         "[mysqld]
 server-id = {id}
@@ -62,7 +77,7 @@ log_error = stderr
 }
 
 /// As in the README, with the application's beside them.
-pub const ACCOUNTS: &str = "
+pub const MYSQL_ACCOUNTS: &str = "
 SET sql_log_bin = 0;
 SET GLOBAL super_read_only = 0;
 SET GLOBAL read_only = 0;
@@ -81,8 +96,8 @@ RESET BINARY LOGS AND GTIDS;
 SET GLOBAL super_read_only = 1;
 ";
 
-/// The server becomes a copy of the one at this address, and starts anew.
-pub fn copy_from(peer: &str) -> String {
+/// A MySQL server becomes a copy of the one at this address, and starts anew.
+pub fn mysql_copy_from(peer: &str) -> String {
     format!(
         "SET GLOBAL super_read_only = 0; SET GLOBAL read_only = 0; SET GLOBAL clone_valid_donor_list = '{peer}:3306'; \
          CLONE INSTANCE FROM dre_repl@'{peer}':3306 IDENTIFIED BY 'of-the-lab' REQUIRE SSL"
@@ -90,26 +105,24 @@ pub fn copy_from(peer: &str) -> String {
 }
 
 /// What the package would have laid down on the node, from `tree`.
-pub fn lay(tree: &Path, root: &Path, id: u32) -> Result<()> {
+pub fn lay(server: &Elsewhere, tree: &Path, root: &Path, id: u32) -> Result<()> {
     let at = |path: &str| root.join(path);
     let copy = |from: &str, to: &str| -> Result<()> {
-        run(&[
-            "cp",
-            "-a",
-            "--sparse=always",
-            &tree.join(from).display().to_string(),
-            &at(to).display().to_string(),
-        ])
+        let (from, to) = (tree.join(from), at(to));
+        run(&["cp", "-a", "--sparse=always", &from.display().to_string(), &to.display().to_string()])
     };
     fs::create_dir_all(at(TREE.trim_start_matches('/')))?;
     copy("etc/mysql", "etc/mysql")?;
     copy("var/lib/mysql", "var/lib/mysql")?;
-    copy("usr/lib/systemd/system/mysql.service", "etc/systemd/system/mysql.service")?;
-    fs::create_dir_all(at("etc/systemd/system/mysql.service.d"))?;
-    fs::write(at("etc/systemd/system/mysql.service.d/90-lab.conf"), IN_THE_TREE)?;
-    // Read after mysqld.cnf, which binds it to the loopback.
-    fs::write(at("etc/mysql/mysql.conf.d/zz-dre.cnf"), settings(id))?;
-    fs::write(at("usr/local/bin/mysql"), CLIENT)?;
+    let unit = server.unit;
+    copy(&format!("usr/lib/systemd/system/{unit}"), &format!("etc/systemd/system/{unit}"))?;
+    fs::create_dir_all(at(&format!("etc/systemd/system/{unit}.d")))?;
+    fs::write(at(&format!("etc/systemd/system/{unit}.d/90-lab.conf")), IN_THE_TREE)?;
+    if let Some((file, settings)) = server.file {
+        fs::write(at(file), settings(id))?;
+    }
+    let name = format!("usr/local/bin/{}", server.client);
+    fs::write(at(&name), client(server))?;
     // Who the server is, and its keys: each makes its own at its first start.
     for entry in fs::read_dir(at("var/lib/mysql"))? {
         let path = entry?.path();
@@ -121,6 +134,6 @@ pub fn lay(tree: &Path, root: &Path, id: u32) -> Result<()> {
     run(&["systemd-sysusers", &format!("--root={}", root.display())])?;
     fs::create_dir_all(at("var/log/mysql"))?;
     let inside = root.display().to_string();
-    run(&["chroot", &inside, "chmod", "755", "/usr/local/bin/mysql"])?;
+    run(&["chroot", &inside, "chmod", "755", &format!("/{name}")])?;
     run(&["chroot", &inside, "chown", "-R", "mysql:mysql", "/var/lib/mysql", "/var/log/mysql"])
 }
