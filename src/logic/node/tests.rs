@@ -1372,3 +1372,83 @@ pub(in crate::logic) const TABLES: &[(&str, fn())] = &[
         a_late_stop_of_an_earlier_lease_unit_releases_nothing,
     ),
 ];
+
+/// How often this standby of two links spoke on each from 1 s to 3 s, and the longest silence, in ms. `hears`: whether the ACTIVE's
+/// heartbeat number n arrives on that link; its interval is the same 100 ms. `told`: whether what is said then arrives there. Asked
+/// every 5 ms, as a loop with nothing else to do would.
+fn speaks(hears: impl Fn(u64, u8) -> bool, told: impl Fn(u64) -> bool) -> [(usize, u64); 2] {
+    let mut story = Story::with(Setup { links: vec!["primary".into(), "secondary".into()], ..setup(false) });
+    story.step(10, &Armed);
+    let mut sequence = [0; 2];
+    let mut said: [Vec<u64>; 2] = [vec![], vec![]];
+    for ms in (100..3000).step_by(5) {
+        let now = at(ms);
+        let mut out = vec![];
+        if ms % 100 == 35 {
+            for link in 0..2 {
+                sequence[usize::from(link)] += 1;
+                if !hears(ms / 100, link) {
+                    continue;
+                }
+                let echo = said[usize::from(link)].iter().copied().rfind(|ms| told(*ms));
+                let hb = Heartbeat {
+                    link,
+                    role: Active,
+                    wish: Wish::None,
+                    flags: Flags { fit: true, serving: true, ..Flags::default() },
+                    links_heard: 3,
+                    session: PEER,
+                    sequence: sequence[usize::from(link)],
+                    sent: now.as_nanos(),
+                    echo_session: echo.map_or(0, |_| OWN),
+                    echo_sent: echo.map_or(0, |ms| at(ms).as_nanos()),
+                    echo_hold_us: 0,
+                    dead_after_us: 500_000,
+                    lease_left_us: 0,
+                    shut_ago_us: 0,
+                    term: 50,
+                    vote: 0,
+                    wall_ms: 0,
+                    digest: [1; 32],
+                    sections: [0; 8],
+                };
+                story.node.handle(now, Event::Datagram { bytes: &story.codec.encode(&hb) }, &mut out);
+            }
+        }
+        story.node.handle(now, Event::Tick, &mut out);
+        for action in &out {
+            if let Action::Send { link, .. } = action {
+                said[*link].push(ms);
+            }
+        }
+    }
+    said.map(|times| {
+        let late: Vec<u64> = times.into_iter().filter(|ms| *ms >= 1000).collect();
+        let longest = late.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        (late.len(), longest)
+    })
+}
+
+/// Who is asked on every link says with the answer what its own heartbeat would have said.
+#[test]
+fn an_answer_on_every_link_stands_for_the_next_heartbeat() {
+    assert_eq!(speaks(|_, _| true, |_| true), [(20, 100); 2]);
+    // Asked on one link alone, it speaks on both by itself, and answers beside that.
+    assert_eq!(speaks(|_, link| link == 0, |_| true).map(|(times, _)| times), [40, 20]);
+    // Not asked any more, it is silent for no longer than an interval and a quarter.
+    let [first, second] = speaks(|n, _| n < 20, |_| true);
+    assert_eq!((first, second), ((20, 125), (20, 125)));
+}
+
+/// Where heartbeats get lost, each word is said twice.
+#[test]
+fn where_heartbeats_get_lost_none_is_left_out() {
+    let [(first, longest), (second, _)] = speaks(|n, _| n % 5 != 0, |_| true);
+    assert!(first >= 34 && second >= 34 && longest <= 100, "{first} {second} {longest}");
+    // What is lost on the way back is known by its echo: of the words of each second interval none arrives.
+    let [(first, _), (second, _)] = speaks(|_, _| true, |ms| ms / 100 % 2 == 0);
+    assert!(first >= 29 && second >= 29, "{first} {second}");
+    // Nothing arrives any more: it is asked until the peer's words prove nothing, and speaks by itself from the first on.
+    let [(first, _), (second, _)] = speaks(|_, _| true, |ms| ms < 1300);
+    assert!(first >= 23 && second >= 23, "{first} {second}");
+}
