@@ -1176,12 +1176,20 @@ impl Node {
 
     /// Something speaks against running the services here. [`Self::unfit_reasons`] says what, in words.
     fn impaired(&self, now: Moment) -> bool {
+        self.impaired_itself(now) || self.database_why_not(now).is_some()
+    }
+
+    fn impaired_itself(&self, now: Moment) -> bool {
         self.vip.armed.is_none()
             || self.hangs_at().is_some_and(|at| now >= at)
             || self.vip.interfaces.values().any(Option::is_some)
             || self.of_active().any(|(_, unit)| unit.state == UnitState::Failed)
             || self.cannot_serve_until().is_some_and(|until| now < until)
-            || self.database_why_not(now).is_some()
+    }
+
+    /// Nothing speaks against this node but that it has just given the role away.
+    fn only_gave(&self, now: Moment) -> bool {
+        self.gave_lately(now) && !self.impaired_itself(now)
     }
 
     /// A node whose active target systemd could not bring up gives the role to a fit peer, and lets a while pass before it
@@ -1304,6 +1312,9 @@ impl Node {
 
     fn watch_fitness(&mut self, now: Moment) {
         if self.impaired(now) {
+            if self.only_gave(now) {
+                return;
+            }
             // The very first moments, before dre-vip is there, are no trouble that would need a proof of repair.
             self.was_unfit |= self.fit_since.is_some();
             self.fit_since = None;

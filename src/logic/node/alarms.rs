@@ -162,7 +162,7 @@ impl Node {
             );
         }
         let why = self.unfit_reasons(now);
-        if !why.is_empty() && settled {
+        if !why.is_empty() && settled && !self.only_gave(now) {
             raise("Unfit", format!("this node could not run the services: {}", why.join(", ")));
         }
         if self.vip.armed == Some(GateKind::Lifetimes) {

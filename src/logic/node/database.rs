@@ -23,6 +23,9 @@ use crate::stream::Order;
 
 /// How long the server has to stop taking writes in an orderly way; twice this, and the role is free without its word: its gate is shut.
 const DEMOTE_WITHIN: Duration = Duration::from_secs(2);
+/// A server that has just given the role away is compared with the peer's before it could have it again: so long that says nothing of
+/// the node. As long as the demotion may take, and a second.
+const COMPARED_WITHIN: Duration = Duration::from_secs(3);
 /// An agent that is started anew is back in this time; until then the node stays as fit as it was.
 const AGENT_BACK_WITHIN: Duration = Duration::from_secs(3);
 /// A promotion that failed is tried again after this, if nobody else can take the role.
@@ -53,6 +56,8 @@ pub(super) struct Database {
     serial: u64,
     /// The demotion that is not answered yet.
     demoting: Option<Demoting>,
+    /// When a role was let go that the database could have kept, until it could have it again.
+    gave: Option<Moment>,
     /// What the agent knows of the lease and of the peer.
     told_until: Moment,
     told_peer: Option<(bool, bool)>,
@@ -94,6 +99,9 @@ impl Node {
         match word {
             Word::Fit { why_not } => {
                 self.database.spoke = true;
+                if why_not.is_none() {
+                    self.database.gave = None;
+                }
                 self.database.why_not = why_not;
             }
             Word::Writable { term } if term == self.term && self.role == Role::Active => {
@@ -131,12 +139,16 @@ impl Node {
         self.database.asked = now;
         self.database.told_until = Moment::ZERO;
         self.database.demoting = None;
+        self.database.gave = None;
         out.push(Action::Charge(Charge::Promote { term: self.term, planned, force }));
         self.tell_until(now, out);
     }
 
     /// `gate`: it stays open until the server has stopped.
     pub(super) fn demote(&mut self, now: Moment, gate: bool, out: &mut Vec<Action>) {
+        if gate && self.database.why_not.is_none() {
+            self.database.gave = Some(now);
+        }
         self.database.serial += 1;
         self.database.writable = 0;
         self.database.demoting = Some(Demoting { begun: now, gate });
@@ -227,6 +239,11 @@ impl Node {
         self.database.demoting.map(|demoting| demoting.begun + DEMOTE_WITHIN * 2)
     }
 
+    /// It has just given the role away: it could not have it again at once, which is no trouble.
+    pub(super) fn gave_lately(&self, now: Moment) -> bool {
+        self.database.gave.is_some_and(|at| now < at + COMPARED_WITHIN)
+    }
+
     /// Why the database cannot be ACTIVE on this node.
     pub(super) fn database_why_not(&self, now: Moment) -> Option<String> {
         let db = &self.database;
@@ -247,7 +264,7 @@ impl Node {
         }
     }
 
-    pub(super) fn database_deadlines(&self) -> [Option<Moment>; 6] {
+    pub(super) fn database_deadlines(&self) -> [Option<Moment>; 7] {
         let db = &self.database;
         let here = |at| self.setup.database.then_some(at);
         let gate = db.demoting.filter(|demoting| demoting.gate);
@@ -257,6 +274,7 @@ impl Node {
             db.failed.as_ref().map(|_| db.asked + PROMOTE_AGAIN),
             gate.map(|demoting| demoting.begun + DEMOTE_WITHIN),
             self.demotion_ends_at(),
+            db.gave.map(|at| at + COMPARED_WITHIN),
             self.waits_for_database().then(|| db.asked + PROMOTE_EXPECTED),
         ]
     }

@@ -25,6 +25,8 @@ pub enum Health {
     SameServerId(String),
     /// Waits for the peer's agent: histories are compared before anything is replicated.
     Comparing,
+    /// It receives, and its history is not yet known to be a part of the peer's: a moment after it has handed over.
+    Compared(&'static str),
     Diverged(Missing),
     OwnLost(Missing),
     /// The peer's logs do not reach back to where this server stands.
@@ -53,7 +55,7 @@ impl Health {
             Self::WriteFailed(_) => "WRITE_FAILED",
             Self::Config(_) => "CONFIG",
             Self::SameServerId(_) => "SAME_SERVER_ID",
-            Self::Comparing => "COMPARING",
+            Self::Comparing | Self::Compared(_) => "COMPARING",
             Self::Diverged(_) => "DIVERGED",
             Self::OwnLost(_) => "OWN_LOST",
             Self::Purged => "PURGED",
@@ -84,6 +86,7 @@ impl Health {
                 "the peer's agent was not heard since this one started, so nobody knows which history goes on".into(),
                 "start dre-mysql on the peer; if that machine is gone for good: drectl db promote --force",
             ),
+            Self::Compared(what) => ((*what).into(), ""),
             Self::Diverged(missing) => (
                 format!("{} transactions are on this server alone: {}", missing.count, missing.which),
                 "drectl db diverged saves what is in them; nothing is replicated until you decide: drectl db reseed makes this server a copy of the \
@@ -137,7 +140,9 @@ impl Health {
 
     const fn priority(&self) -> Priority {
         match self {
-            Self::Ok | Self::Starting | Self::Promoting | Self::Comparing => Priority::Info,
+            Self::Ok | Self::Starting | Self::Promoting | Self::Comparing | Self::Compared(_) => {
+                Priority::Info
+            }
             Self::Connecting(_) | Self::Lagging(_) | Self::LeftBehind(..) | Self::SemiSyncOff => {
                 Priority::Warning
             }
@@ -230,6 +235,15 @@ impl Agent {
         if self.peer.is_none() && !self.could_go_on(now) {
             return Health::Comparing;
         }
+        match compared {
+            Compared::Waits if runs => {
+                return Health::Compared("the peer has not yet all that is here");
+            }
+            Compared::Sound | Compared::Unknown if runs => {
+                return Health::Compared("the peer is asked what it has of the history here");
+            }
+            _ => {}
+        }
         Health::Connecting(match compared {
             Compared::Waits => "the peer has not yet all that is here".into(),
             Compared::PeerForked => "the peer's history forked from this one".into(),
@@ -315,7 +329,7 @@ impl Agent {
         let health = self.standby_health(now);
         let fine = match &health {
             Health::Ok | Health::Lagging(_) => true,
-            Health::Connecting(_) => again || self.could_go_on(now),
+            Health::Connecting(_) | Health::Compared(_) => again || self.could_go_on(now),
             Health::Failed(_) | Health::Config(_) | Health::SameServerId(_) | Health::OwnLost(_) => false,
             _ => again,
         };
@@ -335,7 +349,7 @@ impl Agent {
             Health::Ok | Health::Promoting | Health::SemiSyncOff | Health::RelayLost(_) => false,
             Health::BothWritable(_) => false,
             // A source that is gone is the reason to take over; what was never in step has an unknown share of the history.
-            Health::Connecting(_) => !self.could_go_on(now),
+            Health::Connecting(_) | Health::Compared(_) => !self.could_go_on(now),
             _ => true,
         };
         let words = match &health {

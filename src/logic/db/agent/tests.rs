@@ -533,6 +533,8 @@ fn a_demotion_hands_over_what_the_server_has_and_says_so() {
     assert_eq!(stage.ops[..3], [Op::ReadOnly, Op::KillClients { keep }, Op::Settled]);
     assert!(stage.told.contains(&Tell::HandedOver { has: gtids("0-1-9,0-2-40") }), "{:?}", stage.told);
     assert!(stage.words.contains(&Word::Demoted { serial: 7, clean: true }), "{:?}", stage.words);
+    // It could not have the role again at once, and nothing is wrong with it.
+    assert_eq!(stage.notes, ["COMPARING; the peer is asked what it has of the history here"]);
     // A channel that is made anew hears it again, until the peer is ACTIVE.
     stage.clear();
     stage.event(Event::Channel { open: false });

@@ -81,6 +81,48 @@ fn a_role_that_is_handed_over_shuts_the_gate_when_the_server_has_stopped() {
     ]);
 }
 
+/// What has just been ACTIVE is compared with the peer's first: it is not fit for that moment, and that is neither an alarm nor a fault
+/// that had to prove itself mended. Where it takes too long, or something else is wrong, it is.
+#[test]
+fn a_server_that_gave_the_role_away_is_fit_again_as_soon_as_it_is_compared() {
+    let released = || {
+        let mut story = serving();
+        #[rustfmt::skip]
+        story.tell(&[
+            (100, votes(),       Active,    &[Hold]),
+            (110, Do(Command::Switchover { to: None, force: false }), Releasing, &[Demote, StartStandby]),
+            (111, Ready(false), Releasing, &[]),
+            (120, Unit(UnitState::Down), Releasing, &[]),
+            (140, DemotedNow,   Releasing, &[Drop]),
+            (141, ShutNow,      Standby,   &[]),
+            (142, peer(Active), Standby,   &[]),
+        ]);
+        story
+    };
+    let unfit = |story: &Story, ms| story.node.unfit_reasons(at(ms)).len();
+    let alarmed = |story: &Story| story.standing().contains(&"Unfit".to_owned());
+
+    let mut story = released();
+    assert!(!story.node.fit(at(143)) && unfit(&story, 143) == 1);
+    story.step(150, &peer(Active));
+    assert!(!alarmed(&story), "{:?}", story.standing());
+    story.step(155, &Ready(true));
+    assert!(story.node.fit(at(155)));
+
+    let mut late = released();
+    for ms in (200..4400).step_by(100) {
+        late.step(ms, &peer(Active));
+    }
+    assert!(alarmed(&late));
+    late.step(4400, &Ready(true));
+    assert!(!late.node.fit(at(4401)));
+
+    let mut other = released();
+    other.step(150, &Interface(false));
+    other.step(1200, &peer(Active));
+    assert!(alarmed(&other));
+}
+
 /// A server that does not stop keeps neither the gate open for longer than its bound, nor the role for longer than twice that.
 #[test]
 #[rustfmt::skip]
