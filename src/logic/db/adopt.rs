@@ -3,6 +3,8 @@
 //! Positions alone do not tell: a pair that was made by hand may have differed for years. So nothing is taken over before both are
 //! read-only, each has applied the other's last transaction, and their tables have the same sums; then both begin with no history.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::facts::{Flavor, Gtids};
@@ -23,6 +25,88 @@ pub struct Stance {
     pub source: Option<Source>,
     /// Databases that are somebody's.
     pub data: Vec<String>,
+    /// Where its binary log is, without the number.
+    pub log: String,
+    /// Accounts that read_only does not stop.
+    pub admins: Vec<String>,
+    /// It runs its events by itself, and as whom each was made by.
+    pub runs_events: bool,
+    /// What keeps transactions out of its log or its data, or errors unheard.
+    pub filters: Vec<String>,
+}
+
+/// What a run has changed before the seal, and what is undone where it goes no further.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Touched {
+    pub writable: bool,
+    pub replicates: bool,
+    /// There was none of dre's files for the server.
+    pub without_file: bool,
+}
+
+/// That both have the same, and are not written to any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Seal {
+    /// What each had, by node.
+    pub states: BTreeMap<String, String>,
+    /// [`Stance::log`] of this server.
+    pub log: String,
+    pub touched: Touched,
+    /// Both were found to hold it once more, and this server's old history may be gone.
+    pub begun: bool,
+}
+
+/// How far this server is; kept in a file, so that the next run knows it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stage {
+    #[default]
+    New,
+    Touched(Touched),
+    Sealed(Seal),
+    Done(Seal),
+}
+
+/// What a run does, by how far both are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Course {
+    FromTheStart,
+    FromTheSeal,
+    /// The peer has begun its new history already: it waits for nobody.
+    Alone,
+    /// This one is done, and the peer knows it now.
+    Told,
+    /// The seal is the own belief alone: the peer serves with its old history.
+    Undo,
+    /// The peer undoes its part.
+    Again,
+}
+
+pub fn course(own: &Stage, peer: &Stage) -> Course {
+    match (own, peer) {
+        (Stage::Sealed(own), Stage::Sealed(peer)) if own.states == peer.states => Course::FromTheSeal,
+        (Stage::Sealed(own), Stage::Done(peer)) if own.states == peer.states => Course::Alone,
+        (Stage::Done(own), Stage::Sealed(peer)) if own.states == peer.states => Course::Told,
+        (Stage::Sealed(_), _) => Course::Undo,
+        (_, Stage::Sealed(_)) => Course::Again,
+        (Stage::New | Stage::Touched(_) | Stage::Done(_), _) => Course::FromTheStart,
+    }
+}
+
+/// The server has what it was sealed with. `left`: the state that the log of that time was closed with.
+pub fn holds(seal: &Seal, now: &Stance, left: Option<&str>) -> bool {
+    let Some(sealed) = seal.states.get(&now.node) else { return false };
+    if same(&now.state, sealed) {
+        return true;
+    }
+    // A log of another name begins empty, whatever was written to the old one.
+    let renamed = now.log != seal.log && left.is_some_and(|left| same(left, sealed));
+    now.state.is_empty() && (seal.begun || renamed)
+}
+
+/// The server lists them in any order.
+pub fn same(one: &str, other: &str) -> bool {
+    let read = |state: &str| Gtids::parse(Flavor::MariaDb, state);
+    one == other || read(one).is_some_and(|one| Some(one) == read(other))
 }
 
 /// From whom it replicates, and how that goes.
@@ -80,6 +164,24 @@ pub fn doubts(one: (&Stance, &Stance), other: (&Stance, &Stance)) -> Vec<String>
                 now.state
             ));
         }
+        if !now.admins.is_empty() {
+            found.push(format!(
+                "{node} has accounts that write through read_only: {}; REVOKE READ_ONLY ADMIN ON *.* (before 10.11: SUPER) from each, or \
+                 ALTER USER … ACCOUNT LOCK until it is done",
+                now.admins.join(", ")
+            ));
+        }
+        if now.runs_events {
+            found.push(format!(
+                "{node} runs events, which may write through read_only: SET GLOBAL event_scheduler = OFF there"
+            ));
+        }
+        if !now.filters.is_empty() {
+            found.push(format!(
+                "{node} leaves something out, or goes on past errors: {}; take it out of the server's file",
+                now.filters.join(", ")
+            ));
+        }
     }
     for (reader, writer) in [(first.1, second.1), (second.1, first.1)] {
         let (node, peer) = (&reader.node, &writer.node);
@@ -108,13 +210,10 @@ pub fn doubts(one: (&Stance, &Stance), other: (&Stance, &Stance)) -> Vec<String>
     found
 }
 
-/// Tables whose sums differ, or that one has alone.
-pub fn differing(own: &[(String, String)], peer: &[(String, String)]) -> Vec<String> {
-    let all: std::collections::BTreeSet<&String> = own.iter().chain(peer).map(|(table, _)| table).collect();
-    let of = |sums: &[(String, String)], table: &String| {
-        sums.iter().find(|(name, _)| name == table).map(|(_, sum)| sum.clone())
-    };
-    all.into_iter().filter(|table| of(own, table) != of(peer, table)).cloned().collect()
+/// Whose sums differ, or what one has alone.
+pub fn differing(own: &BTreeMap<String, String>, peer: &BTreeMap<String, String>) -> Vec<String> {
+    let all: std::collections::BTreeSet<&String> = own.keys().chain(peer.keys()).collect();
+    all.into_iter().filter(|name| own.get(*name) != peer.get(*name)).cloned().collect()
 }
 
 #[cfg(test)]
@@ -140,6 +239,8 @@ mod tests {
                 behind: Some(0),
             }),
             data: vec!["app".into()],
+            log: "/var/lib/mysql/mysqlha".into(),
+            ..Stance::default()
         }
     }
 
@@ -158,6 +259,10 @@ mod tests {
         says(&Stance { is_mariadb: false, ..one.clone() }, &two, "MySQL");
         says(&Stance { writes_log: false, ..one.clone() }, &two, "no binary log");
         says(&Stance { state: "0-1-9,7-1-2".into(), ..one.clone() }, &two, "several gtid_domain_id");
+        says(&Stance { admins: vec!["'boss'@'%'".into()], ..one.clone() }, &two, "read_only: 'boss'@'%'");
+        says(&one, &Stance { runs_events: true, ..two.clone() }, "hadev2 runs events");
+        let filters = vec!["Replicate_Do_DB = app".to_owned()];
+        says(&Stance { filters, ..one.clone() }, &two, "Replicate_Do_DB = app");
         says(&Stance { source: None, ..one.clone() }, &two, "hadev1 replicates from nobody");
         let source = |change: fn(&mut Source)| {
             let mut two = two.clone();
@@ -190,8 +295,59 @@ mod tests {
     }
 
     #[test]
+    fn a_seal_counts_only_if_the_peer_has_the_same() {
+        let seal = |state: &str, log: &str| Seal {
+            states: [("hadev1".to_owned(), "0-1-9".to_owned()), ("hadev2".to_owned(), state.to_owned())]
+                .into(),
+            log: log.into(),
+            ..Seal::default()
+        };
+        let (own, peer, other) = (seal("0-2-4", "a"), seal("0-2-4", "b"), seal("0-2-5", "a"));
+        let touched = Stage::Touched(Touched::default());
+        assert_eq!(course(&Stage::Sealed(own.clone()), &Stage::Sealed(peer.clone())), Course::FromTheSeal);
+        assert_eq!(course(&Stage::Sealed(own.clone()), &Stage::Done(peer.clone())), Course::Alone);
+        assert_eq!(course(&Stage::Done(own.clone()), &Stage::Sealed(peer.clone())), Course::Told);
+        for not_the_same in [Stage::New, touched, Stage::Sealed(other.clone()), Stage::Done(other)] {
+            assert_eq!(course(&Stage::Sealed(own.clone()), &not_the_same), Course::Undo);
+        }
+        assert_eq!(course(&Stage::New, &Stage::Sealed(peer.clone())), Course::Again);
+        assert_eq!(course(&Stage::New, &Stage::Done(peer.clone())), Course::FromTheStart);
+        assert_eq!(course(&Stage::Done(own), &Stage::Done(peer)), Course::FromTheStart);
+    }
+
+    #[test]
+    fn a_server_that_was_written_to_since_the_seal_does_not_hold_it() {
+        let then = stance("hadev1", 1, "0-2-4,0-1-9", "");
+        let seal = Seal {
+            states: [("hadev1".into(), then.state.clone())].into(),
+            log: then.log.clone(),
+            ..Seal::default()
+        };
+        assert!(holds(&seal, &then, None));
+        assert!(
+            holds(&seal, &Stance { state: "0-1-9,0-2-4".into(), ..then.clone() }, None),
+            "in another order"
+        );
+        assert!(!holds(&seal, &Stance { state: "0-2-4,0-1-10".into(), ..then.clone() }, None));
+        // Its new history has begun.
+        let reset = Stance { state: String::new(), ..then.clone() };
+        assert!(holds(&Seal { begun: true, ..seal.clone() }, &reset, None));
+        assert!(!holds(&seal, &reset, Some("0-1-9,0-2-4")), "by somebody else");
+        // Its log has got another name: what tells is how the old one was left.
+        let renamed = Stance { log: "/var/lib/mysql/binlog".into(), ..reset };
+        assert!(holds(&seal, &renamed, Some("0-1-9,0-2-4")));
+        assert!(!holds(&seal, &renamed, Some("0-1-10,0-2-4")), "written to before it was restarted");
+        assert!(!holds(&seal, &renamed, None));
+        assert!(
+            !holds(&seal, &Stance { state: "0-1-1".into(), ..renamed }, Some("0-1-9,0-2-4")),
+            "and after it"
+        );
+        assert!(!holds(&seal, &stance("hadev3", 1, "0-2-4,0-1-9", ""), None), "of nobody in it");
+    }
+
+    #[test]
     fn a_table_that_differs_or_that_one_has_alone_is_named() {
-        let sums = |all: &[(&str, &str)]| -> Vec<(String, String)> {
+        let sums = |all: &[(&str, &str)]| -> BTreeMap<String, String> {
             all.iter().map(|(table, sum)| ((*table).to_owned(), (*sum).to_owned())).collect()
         };
         let own = sums(&[("app.a", "1"), ("app.b", "2"), ("app.c", "3")]);

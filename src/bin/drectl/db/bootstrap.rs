@@ -23,7 +23,7 @@ use dre::shell::sql::{self, Session};
 use serde_json::json;
 use zeroize::Zeroizing;
 
-use super::files;
+use super::{adopt, files};
 use crate::args::BootstrapArgs;
 use crate::client::{Client, Place};
 use crate::exit::{Done, Fail, NOT_RUNNING};
@@ -97,14 +97,40 @@ pub async fn may_take_over(place: &Place, session: &mut Session) -> Result<(), F
     plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true).map(drop)
 }
 
-/// A server with data that was found to be the same as the peer's becomes one of a pair, with no history before now.
-pub async fn take_over(place: &Place, session: &mut Session, steps: &mut Steps) -> Done {
+/// A server with data that was found to be the same as the peer's becomes one of a pair, with no history before now. `still_so`: asked when
+/// nothing but the history is left to be thrown away.
+pub async fn take_over(
+    place: &Place,
+    session: &mut Session,
+    steps: &mut Steps,
+    still_so: impl AsyncFnOnce(&mut Session) -> Done,
+) -> Done {
     let (settings, database, peer) = load(place)?;
     let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(&database, &failure))?;
     let files = own_file(&settings, &database, &peer)?;
     let key = config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
     let plan = plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true)?;
-    carry_out(&plan, &key, session, steps).await
+    carry_out(&plan, &key, session, steps, still_so).await
+}
+
+/// The server without the file that [`take_over`] wrote, started anew.
+pub async fn take_back(place: &Place, session: &mut Session) -> Done {
+    let (settings, database, peer) = load(place)?;
+    let (file, _) = own_file(&settings, &database, &peer)?;
+    match std::fs::remove_file(&file) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Fail::refused(format!("{}: {error}", file.display()))),
+    }
+    restart(&database, &file)?;
+    *session = Session::new(&database.socket, ROOT, &database.unit);
+    is_back(session, &database).await.map(drop)
+}
+
+/// Whether the server has dre's file.
+pub fn has_file(place: &Place) -> Result<bool, Fail> {
+    let (settings, database, peer) = load(place)?;
+    own_file(&settings, &database, &peer).map(|(file, _)| file.exists())
 }
 
 pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
@@ -123,6 +149,7 @@ pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
         .enable_all()
         .build()
         .map_err(|error| Fail::silent(error.to_string()))?;
+    adopt::none_under_way(place)?;
     runtime.block_on(async {
         let mut session = Session::new(&database.socket, ROOT, &database.unit);
         let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(database, &failure))?;
@@ -134,7 +161,7 @@ pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
         let plan = plan(place, (settings, database, peer), files, survey, Begins::Empty, !wrong.is_empty())?;
         agreed(&plan, args)?;
         let mut steps = Steps { shown: !args.json, done: vec![] };
-        carry_out(&plan, &key, &mut session, &mut steps).await?;
+        carry_out(&plan, &key, &mut session, &mut steps, async |_: &mut Session| Ok(())).await?;
         told(&plan, steps, args.json)
     })
 }
@@ -324,7 +351,13 @@ impl Steps {
     }
 }
 
-async fn carry_out(plan: &Plan<'_>, key: &Key, session: &mut Session, steps: &mut Steps) -> Done {
+async fn carry_out(
+    plan: &Plan<'_>,
+    key: &Key,
+    session: &mut Session,
+    steps: &mut Steps,
+    still_so: impl AsyncFnOnce(&mut Session) -> Done,
+) -> Done {
     let group = &plan.place.group;
     let halted = |what: &str, failure: &Failure| {
         Fail::refused(format!(
@@ -360,6 +393,7 @@ async fn carry_out(plan: &Plan<'_>, key: &Key, session: &mut Session, steps: &mu
     made.map_err(|failure| halted("the accounts were not made", &failure))?;
     steps.add(format!("accounts {AGENT}@localhost, {REPLICATES}@{}", words(&account.hosts)))?;
     if plan.begins() {
+        still_so(session).await?;
         let begun = session.begin_history(ANSWER_WITHIN).await;
         begun.map_err(|failure| halted("the binary log is still there", &failure))?;
         steps.add("the server begins with no history".into())?;
