@@ -479,11 +479,20 @@ fn by_the_old_guide() -> Result<Lab> {
     Ok(lab)
 }
 
+/// How far an adoption is on that node.
+const MARK: &str = "/var/lib/dre-mysql@mysql/adopting";
+
 /// The same command on both nodes at once; what came of it on each.
 fn adopt(lab: &Lab) -> Result<[Output; 2]> {
+    adopt_with(lab, [&[], &[]])
+}
+
+fn adopt_with(lab: &Lab, more: [&[&str]; 2]) -> Result<[Output; 2]> {
     const ADOPT: [&str; 8] = ["drectl", "-g", GROUP, "db", "adopt", "--yes", "--watch", "1"];
     thread::scope(|scope| {
-        let [one, two] = lab.nodes().map(|node| scope.spawn(|| node.run_for(&ADOPT, LONG)));
+        let [first, second] = lab.nodes();
+        let [one, two] = [(first, more[0]), (second, more[1])]
+            .map(|(node, more)| scope.spawn(move || node.run_for(&[&ADOPT, more].concat(), LONG)));
         let of = |joined: thread::Result<Result<Output>>| joined.expect("nobody panics");
         Ok([of(one.join())?, of(two.join())?])
     })
@@ -517,10 +526,15 @@ fn a_pair_made_by_hand_is_adopted_if_both_have_the_same_and_left_alone_if_not() 
 
     // They have differed for long, and no thread has said so.
     sql(two, "SET sql_log_bin = 0; INSERT INTO app.s VALUES (7)")?;
-    both_refuse(&["1 tables are not the same on both: app.s", "the server is as it was"])?;
+    both_refuse(&["1 are not the same on both: app.s", "the server is as it was"])?;
     sql(one, "INSERT INTO app.t VALUES (104, 'after it was undone')")?;
     comes(two, "SELECT COUNT(*) FROM app.t", "4")?;
-    sql(two, "SET sql_log_bin = 0; DELETE FROM app.s")?;
+    sql(
+        two,
+        "SET sql_log_bin = 0; DELETE FROM app.s; CREATE VIEW app.v AS SELECT n FROM app.s; GRANT DELETE ON app.* TO app@'%'",
+    )?;
+    both_refuse(&["2 are not the same on both: account 'app'@'%', view app.v", "the server is as it was"])?;
+    sql(two, "SET sql_log_bin = 0; DROP VIEW app.v; REVOKE DELETE ON app.* FROM app@'%'")?;
 
     for out in adopt(&lab)? {
         ensure!(out.ok(), "{}{}\n{}", out.stdout, out.stderr, journals(&lab));
@@ -530,6 +544,9 @@ fn a_pair_made_by_hand_is_adopted_if_both_have_the_same_and_left_alone_if_not() 
             "{}",
             out.stdout
         );
+    }
+    for node in lab.nodes() {
+        ensure!(!node.place(MARK).exists(), "{}: as if it were under way", node.name);
     }
     start(&lab)?;
     let (active, standby) = settled(&lab)?;
@@ -550,4 +567,137 @@ fn a_pair_made_by_hand_is_adopted_if_both_have_the_same_and_left_alone_if_not() 
     ensure!(now.name == standby.name, "the role did not move");
     write_through_vip(&lab, 2)?;
     comes(then, "SELECT COUNT(*) FROM app.t", "6")
+}
+
+/// What another file of the pair, or an account, may do to data that were compared.
+#[test]
+fn what_an_adoption_could_not_rely_on_is_said_before_anything_is_changed() -> Result<()> {
+    let lab = by_the_old_guide()?;
+    let (one, two) = (&lab.hadev1, &lab.hadev2);
+    let refused = |more: [&[&str]; 2], words: &[&str]| -> Result<()> {
+        for out in adopt_with(&lab, more)? {
+            let all = format!("{}{}", out.stdout, out.stderr);
+            ensure!(!out.ok() && all.contains("nothing was changed"), "{all}");
+            for word in words {
+                ensure!(all.contains(word), "{word:?} is not said in\n{all}");
+            }
+        }
+        for node in lab.nodes() {
+            ensure!(sql(node, "SELECT @@global.read_only")? == "0", "{}: read-only", node.name);
+            ensure!(!node.place(MARK).exists(), "{}: marked", node.name);
+        }
+        Ok(())
+    };
+    refused([&["--no-checksum"], &[]], &["--no-checksum was given on one node alone"])?;
+    sql(
+        two,
+        "SET sql_log_bin = 0; CREATE USER boss@'%' IDENTIFIED BY 'x', away@'%' IDENTIFIED BY 'x' ACCOUNT LOCK; \
+         GRANT ALL ON *.* TO boss@'%'; GRANT ALL ON *.* TO away@'%'; SET GLOBAL event_scheduler = ON; SET GLOBAL slave_exec_mode = 'IDEMPOTENT'; \
+         STOP SLAVE; SET GLOBAL replicate_do_db = 'app'; START SLAVE",
+    )?;
+    comes_to(two, "Slave_IO_Running", "Yes")?;
+    refused(
+        [&[], &[]],
+        &[
+            "write through read_only: 'boss'@'%';",
+            "hadev2 runs events",
+            "Replicate_Do_DB = app, slave_exec_mode = IDEMPOTENT",
+        ],
+    )?;
+    sql(
+        two,
+        "SET sql_log_bin = 0; DROP USER boss@'%', away@'%'; SET GLOBAL event_scheduler = OFF; SET GLOBAL slave_exec_mode = 'STRICT'; \
+         STOP SLAVE; SET GLOBAL replicate_do_db = ''; START SLAVE",
+    )?;
+    comes_to(two, "Slave_IO_Running", "Yes")?;
+
+    // A table whose rows nobody can read has no sum, on both alike.
+    sql(one, "CREATE TABLE app.m (n INT) ENGINE = MyISAM")?;
+    comes(two, "SELECT COUNT(*) FROM information_schema.TABLES WHERE TABLE_NAME = 'm'", "1")?;
+    for node in lab.nodes() {
+        sql(node, "FLUSH TABLES")?;
+        node.sh("rm /var/lib/mysql/app/m.MYD")?;
+    }
+    for out in adopt(&lab)? {
+        let all = format!("{}{}", out.stdout, out.stderr);
+        ensure!(!out.ok() && all.contains("app.m: ") && all.contains("as it was"), "{all}");
+    }
+    Ok(())
+}
+
+#[test]
+fn an_adoption_that_was_cut_off_leaves_no_server_read_only() -> Result<()> {
+    let lab = by_the_old_guide()?;
+    let (one, two) = (&lab.hadev1, &lab.hadev2);
+    // In the middle: one waits until the other has applied what it wrote last.
+    sql(two, "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 30; START SLAVE")?;
+    comes_to(two, "Slave_IO_Running", "Yes")?;
+    let cut_off_by = |signal: &str, n: u32| -> Result<[Output; 2]> {
+        sql(one, &format!("INSERT INTO app.t VALUES ({n}, 'not there yet')"))?;
+        thread::scope(|scope| {
+            let both = scope.spawn(|| adopt(&lab));
+            for node in lab.nodes() {
+                comes(node, "SELECT @@global.read_only", "1")?;
+                ensure!(node.place(MARK).exists(), "{}: no mark", node.name);
+            }
+            one.sh(&format!("kill -{signal} $(pidof drectl)"))?;
+            both.join().expect("nobody panics")
+        })
+    };
+    let works = |node: &Node| -> Result<()> {
+        comes(node, "SELECT @@global.read_only", "0")?;
+        comes_to(node, "Slave_SQL_Running", "Yes")?;
+        ensure!(!node.place(MARK).exists(), "{}: still marked", node.name);
+        Ok(())
+    };
+    let [first, second] = cut_off_by("INT", 201)?;
+    ensure!(
+        !first.ok() && first.stderr.contains("SIGINT") && first.stderr.contains("as it was"),
+        "{}",
+        first.stderr
+    );
+    ensure!(
+        !second.ok()
+            && second.stderr.contains("hadev1 goes no further")
+            && second.stderr.contains("as it was"),
+        "{}",
+        second.stderr
+    );
+    works(one)?;
+    works(two)?;
+
+    // Nothing can be done by what is killed: the next run does it.
+    let [_, second] = cut_off_by("KILL", 202)?;
+    ensure!(!second.ok() && second.stderr.contains("as it was"), "{}", second.stderr);
+    works(two)?;
+    ensure!(sql(one, "SELECT @@global.read_only")? == "1", "who made it writable?");
+    refused(one, &["--yes"], &["db adopt was cut off here"])?;
+    sql(two, "STOP SLAVE")?;
+    let [first, second] = adopt(&lab)?;
+    ensure!(first.stdout.contains("an earlier run was cut off"), "{}{}", first.stdout, first.stderr);
+    ensure!(second.stderr.contains("hadev2 does not replicate"), "{}{}", second.stdout, second.stderr);
+    works(one)?;
+
+    // A seal of which the peer knows nothing is no seal: that one has served since.
+    sql(two, "CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE")?;
+    let state = sql(one, "SELECT @@global.gtid_binlog_state")?;
+    let touched = r#"{"writable":true,"replicates":true,"without_file":true}"#;
+    let seal = format!(
+        r#"{{"Sealed":{{"states":{{"hadev1":"{state}","hadev2":""}},"log":"/var/lib/mysql/mysqlha","touched":{touched},"begun":false}}}}"#
+    );
+    one.write(MARK, seal)?;
+    sql(one, "SET GLOBAL read_only = 1; STOP SLAVE")?;
+    let [first, second] = adopt(&lab)?;
+    ensure!(
+        !first.ok()
+            && first.stderr.contains("hadev2 does not know of it")
+            && first.stderr.contains("as it was"),
+        "{}{}",
+        first.stdout,
+        first.stderr
+    );
+    ensure!(!second.ok() && second.stderr.contains("nothing was changed here"), "{}", second.stderr);
+    works(one)?;
+    ensure!(sql(one, "SELECT @@global.gtid_binlog_state")? == state, "its history is gone");
+    Ok(())
 }
