@@ -317,7 +317,7 @@ pub fn target(gtids: &Gtids) -> String {
 }
 
 /// Sorted, and what touches made one.
-fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
+pub(super) fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
     ranges.sort_unstable();
     let mut out: Vec<(u64, u64)> = vec![];
     for (low, high) in ranges {
@@ -330,7 +330,7 @@ fn joined(mut ranges: Vec<(u64, u64)>) -> Vec<(u64, u64)> {
 }
 
 /// What is in `all` and not in `taken`; both sorted.
-fn without(all: &[(u64, u64)], taken: &[(u64, u64)]) -> Vec<(u64, u64)> {
+pub(super) fn without(all: &[(u64, u64)], taken: &[(u64, u64)]) -> Vec<(u64, u64)> {
     let mut out = vec![];
     for &(mut low, high) in all {
         for &(from, to) in taken {

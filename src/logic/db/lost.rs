@@ -2,11 +2,13 @@
 //!
 //! The tool (`mariadb-binlog -vv`, `mysqlbinlog -vv`) prints a whole log; where it knows positions or sets it prints less. What
 //! counts is the [`Sieve`]: it lets through the transactions that were asked for, whatever else is printed.
+//!
+//! A server throws its oldest logs away first: that the newest of a range was seen says nothing of its beginning.
 
 use std::collections::BTreeMap;
 
-use super::facts::Flavor;
-use super::gtids::Range;
+use super::facts::{Flavor, Gtids};
+use super::gtids::{Range, joined, without};
 
 /// How to ask MariaDB's tool for no more than is needed: after which transactions, up to which, one a domain. Older ones than 10.8 do not
 /// know that.
@@ -41,8 +43,8 @@ pub fn sets(ranges: &[Range]) -> Vec<String> {
 pub struct Sieve {
     flavor: Flavor,
     ranges: Vec<Range>,
-    /// Of each range, whether its last transaction was seen.
-    ends: Vec<bool>,
+    /// Of each range, the numbers that were seen, as they came.
+    seen: Vec<Vec<(u64, u64)>>,
     /// The line `# at …` comes before the one that says whose it is.
     held: Vec<u8>,
     open: bool,
@@ -55,7 +57,7 @@ impl Sieve {
         Self {
             flavor,
             ranges: ranges.to_vec(),
-            ends: vec![false; ranges.len()],
+            seen: vec![vec![]; ranges.len()],
             held: vec![],
             open: false,
             transactions: 0,
@@ -77,7 +79,10 @@ impl Sieve {
             self.open = found.is_some();
             if let Some(index) = found {
                 self.transactions += 1;
-                self.ends[index] |= self.ranges[index].high == number;
+                match self.seen[index].last_mut() {
+                    Some((_, last)) if *last + 1 == number => *last = number,
+                    _ => self.seen[index].push((number, number)),
+                }
             }
         }
         let mut out = std::mem::take(&mut self.held);
@@ -110,10 +115,36 @@ impl Sieve {
         Some((id.0.to_ascii_lowercase(), id.1.parse().ok()?))
     }
 
-    /// Ranges whose end did not come by: the log that had it was thrown away.
-    pub fn missing(&self) -> Vec<&Range> {
-        self.ranges.iter().zip(&self.ends).filter(|(_, seen)| !**seen).map(|(range, _)| range).collect()
+    /// What was asked for and did not come by. MySQL's numbers have no gaps. Of MariaDB's, those between two of one server may be
+    /// another's; what is gone is what was written `before` the first log that is left (its own word, where it has one), and what
+    /// should have come at the end.
+    pub fn missing(&self, before: Option<&Gtids>) -> Vec<Range> {
+        let mut out = vec![];
+        for (range, seen) in self.ranges.iter().zip(&self.seen) {
+            let (low, high) = (range.low, range.high);
+            let seen = joined(seen.clone());
+            let gone = match self.flavor {
+                Flavor::MySql => without(&[(low, high)], &seen),
+                Flavor::MariaDb => {
+                    let first = match before {
+                        Some(before) => newest(before, &range.writer) + 1,
+                        None => seen.first().map_or(high + 1, |(first, _)| *first),
+                    };
+                    let last = seen.last().map_or(first.max(low) - 1, |(_, last)| *last);
+                    let ends = [(low, high.min(first - 1)), (low.max(last + 1), high)];
+                    joined(ends.into_iter().filter(|(from, to)| from <= to).collect())
+                }
+            };
+            out.extend(gone.into_iter().map(|(low, high)| Range { writer: range.writer.clone(), low, high }));
+        }
+        out
     }
+}
+
+/// The newest of this writer (`domain-server`) in a MariaDB state; 0: none.
+fn newest(state: &Gtids, writer: &str) -> u64 {
+    let Gtids::MariaDb(newest) = state else { return 0 };
+    newest.iter().find(|((domain, server), _)| format!("{domain}-{server}") == writer).map_or(0, |(_, n)| *n)
 }
 
 #[cfg(test)]
@@ -122,6 +153,10 @@ mod tests {
 
     fn range(writer: &str, low: u64, high: u64) -> Range {
         Range { writer: writer.into(), low, high }
+    }
+
+    fn maria(text: &str) -> Gtids {
+        Gtids::parse(Flavor::MariaDb, text).expect("a list")
     }
 
     fn sift(sieve: &mut Sieve, text: &str) -> String {
@@ -168,10 +203,34 @@ DROP TABLE x
             "{kept}"
         );
         assert_eq!((sieve.transactions, sieve.rows), (1, 2));
-        assert_eq!(sieve.missing(), [&range("0-1", 7, 9)], "up to 9 was asked for");
+        let none = maria("");
+        assert_eq!(sieve.missing(Some(&none)), [range("0-1", 8, 9)], "up to 9 was asked for");
         let mut sieve = Sieve::new(Flavor::MariaDb, &[range("0-1", 7, 7), range("0-2", 8, 8)]);
         assert!(sift(&mut sieve, PRINTED).ends_with("DROP TABLE x\n"));
-        assert_eq!((sieve.transactions, sieve.rows, sieve.missing().len()), (2, 2, 0));
+        assert_eq!((sieve.transactions, sieve.rows, sieve.missing(Some(&none)).len()), (2, 2, 0));
+    }
+
+    /// The first log that is left begins behind a part of what was asked for.
+    #[test]
+    fn what_was_in_a_log_that_was_thrown_away_is_missing_though_the_end_is_there() {
+        let missing = |ranges: &[Range], before: Option<&str>| {
+            let mut sieve = Sieve::new(Flavor::MariaDb, ranges);
+            sift(&mut sieve, PRINTED);
+            sieve.missing(before.map(maria).as_ref())
+        };
+        assert_eq!(missing(&[range("0-1", 3, 7)], Some("0-1-5,0-2-4")), [range("0-1", 3, 5)]);
+        assert_eq!(missing(&[range("0-1", 3, 7)], Some("0-1-2")), [], "3 to 5 are another's");
+        assert_eq!(missing(&[range("0-1", 3, 9)], Some("0-1-5")), [range("0-1", 3, 5), range("0-1", 8, 9)]);
+        assert_eq!(missing(&[range("0-7", 1, 4)], Some("0-7-9")), [range("0-7", 1, 4)], "all of it");
+        assert_eq!(
+            missing(&[range("0-7", 1, 4)], Some("0-7-2")),
+            [range("0-7", 1, 4)],
+            "all of it, and once"
+        );
+        assert_eq!(missing(&[range("0-7", 1, 4)], Some("")), [range("0-7", 1, 4)]);
+        // A log that does not say what was before it: what was not seen does not count as there.
+        assert_eq!(missing(&[range("0-1", 3, 7)], None), [range("0-1", 3, 5)]);
+        assert_eq!(missing(&[range("0-7", 1, 4)], None), [range("0-7", 1, 4)]);
     }
 
     #[test]
@@ -188,7 +247,10 @@ DROP TABLE x
             kept.starts_with("# at 2\n") && kept.contains("UPDATE") && !kept.contains("DELETE"),
             "{kept}"
         );
-        assert_eq!((sieve.transactions, sieve.rows, sieve.missing().len()), (1, 1, 0));
+        assert_eq!((sieve.transactions, sieve.rows, sieve.missing(None).len()), (1, 1, 0));
+        let mut sieve = Sieve::new(Flavor::MySql, &[range(uuid, 2, 7)]);
+        sift(&mut sieve, &text);
+        assert_eq!(sieve.missing(None), [range(uuid, 2, 3), range(uuid, 6, 7)]);
         assert_eq!(sets(&[range(uuid, 5, 9)]), [format!("--include-gtids={uuid}:5-9")]);
     }
 

@@ -3,6 +3,7 @@
 //! Which transactions they are both agents know; what is in them the server's own tool reads out of its binary log. Nothing is
 //! changed on either server.
 
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
@@ -70,22 +71,28 @@ pub fn run(place: &Place, args: &DivergedArgs) -> Done {
         true => None,
         false => Some(save(place, args.dump.as_deref(), &status, peer, &alone, &logs)?),
     };
+    // The page has said what is missing.
+    let all_saved = saved.as_ref().is_none_or(|saved| saved.missing.is_empty());
+    let whole = if all_saved { Ok(()) } else { Err(Fail::refused(String::new())) };
     if args.json {
         let of = |range: &Range| json!({ "writer": range.writer, "from": range.low, "to": range.high });
         let saved = saved.as_ref().map(|saved| {
-            json!({ "file": saved.file, "transactions": saved.transactions, "rows": saved.rows, "missing": saved.missing })
+            let missing: Vec<_> = saved.missing.iter().map(of).collect();
+            json!({ "file": saved.file, "transactions": saved.transactions, "rows": saved.rows, "missing": missing, "said": saved.said })
         });
         let all: Vec<_> = alone.iter().map(of).collect();
-        return print(&crate::json_line(&json!({ "alone": all, "saved": saved })));
+        print(&crate::json_line(&json!({ "alone": all, "saved": saved })))?;
+        return whole;
     }
     if let Some(saved) = &saved {
-        print(&saved.page())?;
+        print(&saved.page(logs.flavor))?;
     }
     let group = &place.group;
     print(&format!(
         "do:  enter again on the ACTIVE what is missed there, then make this server a copy of the peer's: drectl -g {group} db reseed;\n     \
          or replicate in spite of it: drectl -g {group} db accept-errant\n"
-    ))
+    ))?;
+    whole
 }
 
 /// Which they are. The peer's own do not count: its word is older than the look at this server.
@@ -120,11 +127,13 @@ struct Saved {
     transactions: u64,
     rows: u64,
     /// What the logs do not have any more.
-    missing: String,
+    missing: Vec<Range>,
+    /// What the tool said when it was asked for no more than is needed, and refused.
+    said: String,
 }
 
 impl Saved {
-    fn page(&self) -> String {
+    fn page(&self, flavor: Flavor) -> String {
         let mut out = format!(
             "saved in {}: {} transactions, {} rows; to be read, not to be run\n",
             self.file.display(),
@@ -132,8 +141,13 @@ impl Saved {
             self.rows
         );
         if !self.missing.is_empty() {
-            out +=
-                &format!("warn the server's binary logs do not have all of it any more: {}\n", self.missing);
+            let _ = writeln!(
+                out,
+                "warn not saved: {}; the server's binary logs do not have it any more{}{}",
+                list(&self.missing, flavor),
+                if self.said.is_empty() { "" } else { ": " },
+                self.said
+            );
         }
         out
     }
@@ -167,6 +181,7 @@ fn save(
         when::compact(now)
     );
     // Only what that tool knows: an older one reads all of the log, and the sieve does the rest.
+    let mut said = String::new();
     for more in [asked.as_slice(), &[]] {
         let mut sieve = Sieve::new(logs.flavor, alone);
         let mut out = made(&file)?;
@@ -175,12 +190,12 @@ fn save(
         let kept = read.and_then(|()| out.sync_all().map_err(|error| error.to_string()));
         match kept {
             Ok(()) => {
-                let missing: Vec<Range> = sieve.missing().into_iter().cloned().collect();
                 return Ok(Saved {
                     file,
                     transactions: sieve.transactions,
                     rows: sieve.rows,
-                    missing: list(&missing, logs.flavor),
+                    missing: sieve.missing(logs.before.as_ref()),
+                    said,
                 });
             }
             Err(why) => {
@@ -191,6 +206,8 @@ fn save(
                         file.display()
                     )));
                 }
+                // It may have said that logs are gone.
+                said = why;
             }
         }
     }
@@ -274,7 +291,7 @@ mod tests {
         let peer =
             DatabasePeer { node: "hadev2".into(), server_id: 2, has: peer.into(), ..DatabasePeer::default() };
         let status = DatabaseStatus { has: own.into(), ..DatabaseStatus::default() };
-        let logs = Logs { flavor: Flavor::MariaDb, files: vec![], source_uuid: String::new() };
+        let logs = Logs { flavor: Flavor::MariaDb, files: vec![], before: None, source_uuid: String::new() };
         alone(&status, &peer, &logs).expect("lists")
     }
 
@@ -285,6 +302,24 @@ mod tests {
             [Range { writer: "0-1".into(), low: 8492, high: 8495 }]
         );
         assert_eq!(seen("0-1-5", "0-1-5,0-2-9"), []);
+    }
+
+    #[test]
+    fn what_is_not_saved_is_named_with_what_the_tool_said_of_it() {
+        let mut saved = Saved {
+            file: "/root/lost.sql".into(),
+            transactions: 2,
+            rows: 3,
+            missing: vec![],
+            said: "mariadb-binlog ended with exit status: 1: Binary logs are missing data".into(),
+        };
+        assert_eq!(saved.page(Flavor::MariaDb).lines().count(), 1, "all is saved, whatever it said first");
+        saved.missing = vec![Range { writer: "0-1".into(), low: 4, high: 5 }];
+        let page = saved.page(Flavor::MariaDb);
+        assert!(
+            page.contains("not saved: 0-1-4..5; ") && page.contains(": Binary logs are missing"),
+            "{page}"
+        );
     }
 
     #[test]
