@@ -81,9 +81,20 @@ fn a_server_that_went_its_own_way_becomes_a_copy_and_keeps_what_it_had_until_the
         BACKUP,
         "\"$REAL\" \"$@\" || exit; for a; do case $a in --target-dir=*) rm -f \"${a#*=}/ibdata1\"; echo no > \"${a#*=}/ibdata1\";; esac; done",
     )?;
-    let out = reseed(standby, &[])?;
+    // Whoever is asked may think about it: nothing is on its way before the answer.
+    let thinks = Duration::from_secs(8);
+    let begun = Instant::now();
+    let asked = format!(
+        "{{ sleep {}; echo yes; }} | script -qec 'drectl -g {GROUP} db reseed' /dev/null",
+        thinks.as_secs()
+    );
+    let out = standby.run_for(&["sh", "-c", &asked], Duration::from_secs(120))?;
+    ensure!(begun.elapsed() >= thinks && out.stdout.contains("Go on? [y/N]"), "{}{}", out.stdout, out.stderr);
+    // On a terminal, which has one direction.
     ensure!(
-        !out.ok() && out.stderr.contains("the old data is in its place again"),
+        !out.ok()
+            && out.stdout.contains("  prepared")
+            && out.stdout.contains("the old data is in its place again"),
         "{}{}\n{}",
         out.stdout,
         out.stderr,

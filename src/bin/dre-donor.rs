@@ -1,7 +1,7 @@
 //! dre-donor (`dre-donor@GROUP.socket`): gives the peer a copy of this node's database server.
 //!
 //! ```text
-//!   drectl db reseed, on the peer ── dre-mysql, here ── local socket ──▶ Offer, what mariadb-backup writes, Ended
+//!   drectl db reseed, on the peer ── dre-mysql, here ── local socket ──▶ Offer; when it says go: what mariadb-backup writes, Ended
 //! ```
 //!
 //! Root, because the server's files are its user's alone, and because a backup needs an account with rights that the agent has not: so it
@@ -17,7 +17,7 @@ use std::process::{Child, Command, ExitCode, Stdio};
 use std::time::Duration;
 
 use dre::config::{self, Settings};
-use dre::database::talk::{Ended, Offer, PART_MAX, line, part};
+use dre::database::talk::{Ended, GO, Offer, PART_MAX, THINKS, line, part};
 use dre::notice::{Notice, Priority};
 use dre::shell::journal::Journal;
 use dre::shell::sql;
@@ -91,6 +91,12 @@ fn give(settings: &Settings, mut stream: UnixStream) -> io::Result<u64> {
     if !offer.refused.is_empty() {
         return Err(io::Error::other(offer.refused));
     }
+    if let Err(why) = go(&mut stream) {
+        let ended = Ended { whole: false, last: why.to_string() };
+        part(&mut stream, &[])?;
+        stream.write_all(&line(&ended))?;
+        return Err(why);
+    }
     let socket = settings.database.as_ref().map(|database| database.socket.clone()).unwrap_or_default();
     let mut child = start(&socket)?;
     let (last, sent) = pass_on(&mut child, &mut stream);
@@ -106,6 +112,21 @@ fn give(settings: &Settings, mut stream: UnixStream) -> io::Result<u64> {
     part(&mut stream, &[])?;
     stream.write_all(&line(&ended))?;
     if whole { Ok(bytes) } else { Err(io::Error::other(format!("{status}: {}", ended.last))) }
+}
+
+/// Whoever asked wants it still, and takes it from now on.
+fn go(stream: &mut UnixStream) -> io::Result<()> {
+    stream.set_read_timeout(Some(THINKS))?;
+    let mut word = [0; GO.len()];
+    stream.read_exact(&mut word).map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => io::Error::new(
+            io::ErrorKind::TimedOut,
+            format!("nobody said within {} minutes that it shall begin", THINKS.as_secs() / 60),
+        ),
+        io::ErrorKind::UnexpectedEof => io::Error::new(error.kind(), "it was not wanted any more"),
+        _ => error,
+    })?;
+    if word == GO { Ok(()) } else { Err(io::Error::other("what came is no go")) }
 }
 
 fn offer(settings: &Settings) -> Offer {
@@ -132,6 +153,7 @@ fn offer(settings: &Settings) -> Offer {
             version: stands.version.clone(),
             bytes: size(Path::new(&stands.datadir), &stands),
             has: stands.has,
+            server_id: stands.server_id,
             read_only: stands.read_only,
             refused: String::new(),
         },
@@ -220,4 +242,25 @@ fn pass_on(child: &mut Child, stream: &mut UnixStream) -> (Lines, io::Result<u64
     };
     let sent = copy();
     (last, sent)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn nothing_is_read_before_the_other_end_says_go() {
+        let says = |bytes: &[u8]| {
+            let (mut near, mut far) = UnixStream::pair().expect("a pair");
+            far.write_all(bytes).expect("written");
+            drop(far);
+            go(&mut near).map_err(|error| error.to_string())
+        };
+        assert_eq!(says(GO), Ok(()));
+        assert!(says(b"").is_err_and(|why| why.contains("not wanted any more")));
+        assert!(says(b"g").is_err_and(|why| why.contains("not wanted any more")));
+        assert!(says(b"no\n").is_err_and(|why| why.contains("no go")));
+    }
 }

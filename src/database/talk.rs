@@ -2,12 +2,18 @@
 //!
 //! ```text
 //!   drectl db reseed ── Noise ──▶ dre-mysql ── local socket ──▶ dre-donor
-//!        ◀── Offer ‖ newline ‖ (u32 length ‖ bytes)… ‖ 0 ‖ Ended ‖ newline ──
+//!        ◀── Offer ‖ newline ──
+//!        ── go ‖ newline ──▶                          when the operator has said yes
+//!        ◀── (u32 length ‖ bytes)… ‖ 0 ‖ Ended ‖ newline ──
 //! ```
+//!
+//! Nothing is read of the server before the go: what nobody takes yet would fill the wire, and the kernel ends a connection that
+//! stands still.
 //!
 //! `Offer` and `Ended` are lines of JSON. A copy without its `Ended` is none: what the wire cut off is not taken for whole.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +23,14 @@ use crate::logic::db::facts::Tell;
 pub const PART_MAX: usize = 256 * 1024;
 /// Longest line, bytes: an `Ended` has the last words of the program that copied.
 pub const LINE_MAX: usize = 64 * 1024;
+
+/// The copy may begin.
+pub const GO: &[u8] = b"go\n";
+/// How long an operator may think about an offer.
+pub const THINKS: Duration = Duration::from_secs(600);
+/// Nothing came of a copy for so long, or nothing of it was taken: a giver that starts reading its files is silent for a moment, and
+/// a receiver's disk may stall.
+pub const SILENT: Duration = Duration::from_secs(60);
 
 /// The word of an agent, or the first word of somebody who wants a copy.
 #[derive(Debug, Serialize, Deserialize)]
@@ -37,6 +51,8 @@ pub struct Offer {
     pub bytes: u64,
     /// `gtid_binlog_state` before the copy began. What was committed until its end has the giver's own id.
     pub has: String,
+    /// The giver's server, as a writer.
+    pub server_id: u32,
     pub read_only: bool,
     /// Why there is no copy, and what to do; empty = it follows.
     pub refused: String,

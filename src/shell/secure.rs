@@ -626,6 +626,15 @@ pub struct Pipe {
     closing: bool,
 }
 
+impl Pipe {
+    /// The other end may take nothing for so long before the kernel takes it for gone: it writes what comes to a disk. That it
+    /// is gone is noticed later too.
+    pub fn patient(self, patience: Duration) -> io::Result<Self> {
+        SockRef::from(self.writer.half.as_ref()).set_tcp_user_timeout(Some(patience))?;
+        Ok(self)
+    }
+}
+
 impl AsyncRead for Pipe {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -1052,6 +1061,30 @@ mod tests {
                 assert_eq!(socket.tcp_keepalive_retries().expect("an option"), 3);
                 assert_eq!(socket.tcp_user_timeout().expect("an option"), Some(GONE));
             }
+        });
+    }
+
+    /// The window is shut for longer than the kernel lets a conversation's be.
+    #[test]
+    fn a_patient_pipe_outlasts_a_receiver_that_takes_nothing_for_a_while() {
+        run(async {
+            let (here, there) = pair().await;
+            let near = here.into_pipe().patient(Duration::from_secs(60)).expect("an option");
+            let mut far = there.into_pipe();
+            let all: Vec<u8> = (0..40_000_000u32).map(|n| (n % 251) as u8).collect();
+            let give = async {
+                let mut near = near;
+                near.write_all(&all).await.expect("taken in the end");
+                near.shutdown().await.expect("ended");
+            };
+            let take = async {
+                tokio::time::sleep(GONE + Duration::from_secs(3)).await;
+                let mut got = vec![];
+                far.read_to_end(&mut got).await.expect("read");
+                got
+            };
+            let ((), got) = tokio::join!(give, take);
+            assert!(got == all);
         });
     }
 

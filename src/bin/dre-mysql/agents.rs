@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dre::config::Link;
-use dre::database::talk::Said;
+use dre::database::talk::{self, Said};
 use dre::logic::db::facts::Tell;
 use dre::notice::{Notice, Priority};
 use dre::shell::journal::Journal;
@@ -85,8 +85,8 @@ async fn tell_openness(mut seen: watch::Receiver<(bool, bool)>, heard: mpsc::Unb
 
 /// Joins who wants a copy to who makes it. The agent passes the bytes on and has no right to them.
 async fn give(connection: Connection, donor: PathBuf, journal: Journal) {
-    let mut pipe = connection.into_pipe();
     let given = async {
+        let mut pipe = connection.into_pipe().patient(talk::SILENT)?;
         let mut maker = UnixStream::connect(&donor).await?;
         tokio::io::copy_bidirectional_with_sizes(&mut pipe, &mut maker, 64 << 10, 64 << 10).await
     };

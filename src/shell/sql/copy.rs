@@ -20,6 +20,7 @@ pub const PLACE_FILES: [&str; 2] = ["mariadb_backup_binlog_info", "xtrabackup_bi
 pub struct Stands {
     pub is_mariadb: bool,
     pub version: String,
+    pub server_id: u32,
     pub read_only: bool,
     /// `gtid_binlog_state`.
     pub has: String,
@@ -31,7 +32,7 @@ pub struct Stands {
     pub elsewhere: Vec<(String, String)>,
 }
 
-const LOOKED_AT: &str = "'version','read_only','gtid_binlog_state','datadir','log_bin_basename','relay_log_basename',\
+const LOOKED_AT: &str = "'version','server_id','read_only','gtid_binlog_state','datadir','log_bin_basename','relay_log_basename',\
                          'innodb_data_home_dir','innodb_log_group_home_dir','innodb_undo_directory','aria_log_dir_path'";
 const PARTS: [&str; 4] =
     ["innodb_data_home_dir", "innodb_log_group_home_dir", "innodb_undo_directory", "aria_log_dir_path"];
@@ -51,6 +52,7 @@ pub async fn stands(socket: &Path, within: Duration) -> Outcome<Stands> {
                 Stands {
                     is_mariadb: flavor == Flavor::MariaDb,
                     version: of("version"),
+                    server_id: of("server_id").parse().unwrap_or_default(),
                     read_only: !wanted::is_off(&of("read_only")),
                     has: of("gtid_binlog_state"),
                     binary_log: of("log_bin_basename"),

@@ -160,6 +160,10 @@ pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
         let files = (file, text);
         let plan = plan(place, (settings, database, peer), files, survey, Begins::Empty, !wrong.is_empty())?;
         agreed(&plan, args)?;
+        // The answer may have come long after the look.
+        if holds_the_role(place)? {
+            return Err(Fail::refused(format!("{}; nothing was changed", has_the_role(&place.group))));
+        }
         let mut steps = Steps { shown: !args.json, done: vec![] };
         carry_out(&plan, &key, &mut session, &mut steps, async |_: &mut Session| Ok(())).await?;
         told(&plan, steps, args.json)
@@ -216,14 +220,8 @@ fn plan<'a>(
              data nobody needs is emptied by hand first"
         ));
     }
-    let stop = || {
-        format!(
-            "this node has the role of group {group}, and its server would be restarted: give it away first \
-             (drectl -g {group} switchover), or end it: systemctl stop dre@{group}"
-        )
-    };
     if holds_the_role(place)? {
-        return refuse(stop());
+        return refuse(has_the_role(group));
     }
     let restart = if before.as_deref() != Some(&text) {
         Some(format!("it reads {} then", file.display()))
@@ -245,8 +243,15 @@ fn not_empty(survey: &Survey) -> Option<String> {
     survey.source.as_ref().map(|source| format!("it replicates from {source}"))
 }
 
-/// By the word of either daemon; one that does not run holds nothing.
-fn holds_the_role(place: &Place) -> Result<bool, Fail> {
+fn has_the_role(group: &str) -> String {
+    format!(
+        "this node has the role of group {group}, and its server would be restarted: give it away first \
+         (drectl -g {group} switchover), or end it: systemctl stop dre@{group}"
+    )
+}
+
+/// By the word of either daemon; one that does not run holds nothing. One that runs and does not answer may hold it.
+pub fn holds_the_role(place: &Place) -> Result<bool, Fail> {
     let of = |asked: Result<bool, Fail>| match asked {
         Err(fail) if fail.code == NOT_RUNNING && fail.text.contains("is not running") => Ok(false),
         other => other,
@@ -272,6 +277,15 @@ impl Plan<'_> {
     fn begins(&self) -> bool {
         self.begins == Begins::Sealed
             || (not_empty(&self.survey).is_none() && !(self.again && self.survey.used))
+    }
+
+    /// Why what was found empty is to be left alone by now.
+    fn came_meanwhile(&self, now: &Survey) -> Option<String> {
+        if self.begins == Begins::Sealed {
+            return None;
+        }
+        let replicated = now.used && !self.survey.used;
+        not_empty(now).or_else(|| replicated.then(|| "it became one of a pair".to_owned()))
     }
 
     fn lines(&self) -> String {
@@ -369,7 +383,7 @@ async fn carry_out(
     steps.add(format!("{TLS}: a certificate for {}, valid until {until}", words(&plan.own_addresses())))?;
     files::put(&plan.file, plan.text.as_bytes(), 0o644, None).map_err(Fail::refused)?;
     steps.add(plan.file.display().to_string())?;
-    if plan.restart.is_some() {
+    let seen = if plan.restart.is_some() {
         restart(plan.database, &plan.file)?;
         *session = Session::new(&plan.database.socket, ROOT, &plan.database.unit);
         let seen = is_back(session, plan.database).await?;
@@ -382,10 +396,20 @@ async fn carry_out(
             )));
         }
         steps.add(format!("{} was restarted", plan.database.unit))?;
+        seen
     } else {
         let loaded = session.load_certificates(ANSWER_WITHIN).await;
         loaded.map_err(|failure| halted("the certificate was not read again", &failure))?;
         steps.add(format!("{} read its certificate again", plan.database.unit))?;
+        let seen = session.survey(ANSWER_WITHIN).await;
+        seen.map_err(|failure| halted("what is in the server could not be looked at again", &failure))?
+    };
+    if plan.begins()
+        && let Some(why) = plan.came_meanwhile(&seen)
+    {
+        return Err(Fail::refused(format!(
+            "this server was empty when it was looked at, and is not any more: {why}. It keeps its history; what stands above was done"
+        )));
     }
     let account =
         Account { name: REPLICATES, hosts: plan.hosts(), password: secrets::password(key.bytes(), group) };
@@ -530,6 +554,36 @@ mod tests {
             authority: String::new(),
             tls: true,
         }
+    }
+
+    #[test]
+    fn what_came_into_an_empty_server_meanwhile_keeps_its_history() {
+        let text = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/config/mysql.toml"))
+            .expect("there");
+        let settings =
+            config::parse(&[("mysql.toml".into(), text)], "mysql", "hadev2", false).expect("holds");
+        let (database, place) = (settings.database.clone().expect("has one"), Place::of("mysql", None));
+        let came = |before: Survey, begins: Begins, now: Survey| {
+            let plan = Plan {
+                place: &place,
+                settings: &settings,
+                database: &database,
+                peer: "hadev1",
+                file: "/etc/mysql/mariadb.conf.d/60-dre.cnf".into(),
+                text: String::new(),
+                survey: before,
+                begins,
+                again: false,
+                restart: None,
+            };
+            plan.came_meanwhile(&now).is_some()
+        };
+        let used = || Survey { used: true, ..survey() };
+        let data = || Survey { data: vec!["shop".into()], ..survey() };
+        assert!(!came(survey(), Begins::Empty, survey()));
+        assert!(came(survey(), Begins::Empty, data()) && came(survey(), Begins::Empty, used()));
+        assert!(!came(used(), Begins::Empty, used()), "it was of a pair that is no more");
+        assert!(!came(data(), Begins::Sealed, data()), "both have the same, and nobody writes");
     }
 
     #[test]

@@ -1,30 +1,37 @@
 //! `drectl db reseed`: this node's server becomes a copy of the peer's.
 //!
 //! ```text
-//!   received ─▶ prepared ─▶ agent and server stopped ─▶ directories exchanged ─▶ server started ─▶ its history told ─▶ agent started ─▶ in step
+//!   asked ─▶ received ─▶ prepared ─▶ agent and server stopped ─▶ directories exchanged ─▶ server started ─▶ its history told ─▶ agent started ─▶ in step
 //! ```
 //!
 //! Nothing of the old data is touched before the copy is whole and prepared; then two directories change their names in one step of the
 //! kernel. Until the server is in step the old data is kept; where the new one does not start, it goes back. A run that is cut off
 //! leaves either the one or the other, and a mark ([`Paths::mark`]) without which the agent could take a half told history for a whole.
+//!
+//! The copy is root's alone until nothing is to be done in it any more: in a directory of the server's user, whoever has taken over the
+//! server could put a link to another place under root's hands.
 
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt, fchown, lchown};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use dre::config::{self, Database, Settings};
-use dre::database::talk::{Ended, LINE_MAX, Offer, PART_MAX, Said};
+use dre::database::talk::{Ended, GO, LINE_MAX, Offer, PART_MAX, SILENT, Said};
+use dre::logic::db::facts::{Flavor, Gtids};
+use dre::logic::db::gtids::Who;
 use dre::shell::secure::{self, Pass, Pipe};
-use dre::shell::sql;
+use dre::shell::sql::{self, Stands};
 use indicatif::{ProgressBar, ProgressStyle};
-use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use nix::fcntl::{AT_FDCWD, OFlag, RenameFlags, renameat2};
 use nix::sys::statvfs::statvfs;
 use serde_json::json;
-use tokio::io::{AsyncReadExt, BufReader};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::runtime::Runtime;
 use tokio::time::timeout;
 
@@ -35,8 +42,6 @@ use crate::exit::{Done, Fail};
 use crate::print;
 
 const LOOK_WITHIN: Duration = Duration::from_secs(5);
-/// Nothing came for so long: a giver that starts reading its files is silent for a moment.
-const SILENT: Duration = Duration::from_secs(60);
 /// A copy that is started recovers nothing: its logs were applied. A large one reads its tables.
 const START_WITHIN: Duration = Duration::from_secs(300);
 const SQL_WITHIN: Duration = Duration::from_secs(30);
@@ -44,6 +49,8 @@ const SQL_WITHIN: Duration = Duration::from_secs(30);
 const TELL_EVERY: Duration = Duration::from_millis(500);
 /// Beside the copy the server needs room to go on.
 const SPARE: u64 = 64 << 20;
+/// A file with a source and an account is small.
+const CONNECTION_MAX: u64 = 1 << 20;
 const PROGRAMS: [&str; 2] = ["/usr/bin/mariadb-backup", "/usr/bin/mariabackup"];
 const UNPACK: &str = "/usr/bin/mbstream";
 const WHOLE: &str = "completed OK!";
@@ -57,6 +64,11 @@ struct Paths {
     old: PathBuf,
     /// While it is there, the agent does not start.
     mark: PathBuf,
+    /// It was there before this run: one before it was cut off, and of what is in `data` nobody knows whether its history is told.
+    was_marked: bool,
+    /// What the agent keeps of the server, and where it lies while that may come back.
+    record: PathBuf,
+    record_aside: PathBuf,
 }
 
 impl Paths {
@@ -78,12 +90,81 @@ impl Paths {
                 above.display()
             )));
         }
+        let mark = reseeding(group);
         Ok(Self {
             new: beside(".dre-new"),
             old: beside(".dre-old"),
-            mark: reseeding(group),
+            was_marked: mark.exists(),
+            record: mark.with_file_name("record"),
+            record_aside: mark.with_file_name("record.before"),
+            mark,
             data: data.to_path_buf(),
         })
+    }
+
+    /// What earlier runs left beside the data. Where the power went between two names, `.dre-new` may be the old data.
+    fn clear(&self) -> Result<(), Fail> {
+        let look = "look whether anything of it is needed, then remove it and run this again";
+        if self.old.exists() {
+            return Err(Fail::refused(format!(
+                "{}: the data before an earlier reseed is still there; {look}",
+                self.old.display()
+            )));
+        }
+        if self.was_marked && self.new.exists() {
+            fs::rename(&self.new, &self.old)
+                .map_err(io_fail(&self.new, "left from a run that was cut off"))?;
+            settled(&self.data);
+            return Err(Fail::refused(format!(
+                "a run before this one was cut off while the directories changed their names; what it left beside the data, which may be \
+                 the old data, is {} now: {look}",
+                self.old.display()
+            )));
+        }
+        Ok(())
+    }
+}
+
+/// What is known when the copy is whole.
+struct Copied {
+    has: String,
+    position: String,
+    giver: u32,
+    /// The server here before anybody was asked; none where it did not answer.
+    before: Option<Stands>,
+}
+
+/// How far it is, for those who look at the status. A thread of its own tells the agent: nothing depends on it, and one that hangs
+/// holds up nothing.
+#[derive(Default)]
+struct Telling {
+    done: AtomicU64,
+    total: AtomicU64,
+    over: AtomicBool,
+}
+
+impl Telling {
+    fn start(place: &Place) -> Arc<Self> {
+        let telling = Arc::new(Self::default());
+        let (shared, place) = (Arc::clone(&telling), place.clone());
+        std::thread::spawn(move || {
+            while !shared.over.load(Ordering::Relaxed) {
+                let (done, total) =
+                    (shared.done.load(Ordering::Relaxed), shared.total.load(Ordering::Relaxed));
+                if done > 0
+                    && let Ok(mut client) = connect(&place)
+                {
+                    let _ = client.call("Reseeding", json!({ "done": done, "total": total }));
+                }
+                std::thread::sleep(TELL_EVERY);
+            }
+        });
+        telling
+    }
+
+    fn reached(&self, done: u64, total: u64) {
+        self.done.store(done, Ordering::Relaxed);
+        self.total.store(total, Ordering::Relaxed);
     }
 }
 
@@ -149,27 +230,23 @@ impl Reseeding<'_> {
                 Fail::refused("mariadb-backup is not installed; on both nodes: apt install mariadb-backup")
             })?;
         self.not_active()?;
-        let data = self.datadir()?;
+        let before = self.runtime.block_on(sql::stands(&self.database.socket, LOOK_WITHIN)).ok();
+        let data = self.datadir(before.as_ref())?;
         let paths = Paths::new(&data, &self.place.group)?;
+        paths.clear()?;
         let (offer, pipe) = self.ask()?;
         self.room(&paths, &offer)?;
         self.confirm(&paths, &offer)?;
-        self.receive(&paths, &offer, pipe)?;
-        self.prepare(&paths, program)?;
-        let place = place_of(&paths.new)?;
-        let Some((has, position)) = sql::history(&offer.has, &place) else {
-            return Err(Fail::refused(format!(
-                "the copy does not say where it ends: {place:?}; nothing was changed"
-            )));
-        };
-        self.alike(&paths)?;
-        self.not_active()?;
-        self.exchange(&paths)?;
-        if let Err(fail) = self.begin(&has, &position) {
+        let copied = self.copied(&paths, &offer, pipe, program, before).inspect_err(|_| {
+            let _ = fs::remove_dir_all(&paths.new);
+        })?;
+        self.exchange(&paths, &copied)?;
+        if let Err(fail) = self.begin(&copied.has, &copied.position) {
             return Err(self.back(&paths, &fail));
         }
         self.start_agent(&paths)?;
         self.in_step(&paths)?;
+        let _ = fs::remove_file(&paths.record_aside);
         if self.args.keep_old {
             self.teller.say(&format!("the old data is kept in {}", paths.old.display()))?;
         } else {
@@ -178,7 +255,7 @@ impl Reseeding<'_> {
         let seconds = begun.elapsed().as_secs_f64();
         if self.args.json {
             return print(&crate::json_line(&json!({
-                "from": offer.node, "bytes": offer.bytes, "has": has, "seconds": seconds,
+                "from": offer.node, "bytes": offer.bytes, "has": copied.has, "seconds": seconds,
                 "old": self.args.keep_old.then(|| paths.old.display().to_string()),
             })));
         }
@@ -188,10 +265,39 @@ impl Reseeding<'_> {
         ))
     }
 
-    /// Only a server without the role is replaced.
+    /// Everything that touches nothing of what is there.
+    fn copied(
+        &self,
+        paths: &Paths,
+        offer: &Offer,
+        pipe: BufReader<Pipe>,
+        program: &str,
+        before: Option<Stands>,
+    ) -> Result<Copied, Fail> {
+        self.receive(paths, offer, pipe)?;
+        self.prepare(paths, program)?;
+        let place = place_of(&paths.new)?;
+        let Some((has, position)) = sql::history(&offer.has, &place) else {
+            return Err(Fail::refused(format!(
+                "the copy does not say where it ends: {place:?}; nothing was changed"
+            )));
+        };
+        alike(&paths.new, &paths.data)?;
+        self.not_active()?;
+        Ok(Copied { has, position, giver: offer.server_id, before })
+    }
+
+    /// Only a server without the role is replaced. A daemon that hangs may have it.
     fn not_active(&self) -> Result<(), Fail> {
-        let Ok(status) = connect(self.place).and_then(|mut client| client.database()) else { return Ok(()) };
-        if status.duty == "active" {
+        let holds = super::bootstrap::holds_the_role(self.place).map_err(|fail| Fail {
+            text: format!(
+                "whether this node is ACTIVE is not known: {}; nothing was changed. An agent that does not come back: systemctl stop {}",
+                fail.text,
+                self.agent()
+            ),
+            ..fail
+        })?;
+        if holds {
             return Err(Fail::refused(format!(
                 "this node is ACTIVE: its server's data is what the others are compared with; give the role away first: {}",
                 self.place.command("switchover")
@@ -201,14 +307,14 @@ impl Reseeding<'_> {
     }
 
     /// The server's word where it answers; of one that is broken, what its files say.
-    fn datadir(&self) -> Result<PathBuf, Fail> {
-        let named = match self.runtime.block_on(sql::stands(&self.database.socket, LOOK_WITHIN)) {
-            Ok(stands) if !stands.is_mariadb => {
+    fn datadir(&self, stands: Option<&Stands>) -> Result<PathBuf, Fail> {
+        let named = match stands {
+            Some(stands) if !stands.is_mariadb => {
                 return Err(Fail::refused(
                     "MySQL copies by its own means (CLONE INSTANCE FROM …; the README says how), then: drectl db reseeded",
                 ));
             }
-            Ok(stands) if !stands.elsewhere.is_empty() => {
+            Some(stands) if !stands.elsewhere.is_empty() => {
                 let parts: Vec<String> =
                     stands.elsewhere.iter().map(|(name, value)| format!("{name} = {value}")).collect();
                 return Err(Fail::refused(format!(
@@ -217,8 +323,14 @@ impl Reseeding<'_> {
                     parts.join(", ")
                 )));
             }
-            Ok(stands) => stands.datadir,
-            Err(_) => by_files(),
+            Some(stands) if !stands.read_only => {
+                return Err(Fail::refused(format!(
+                    "the server here takes writes, and what is written would be lost; {} says why it does, and: SET GLOBAL read_only = 1",
+                    self.place.command("db")
+                )));
+            }
+            Some(stands) => stands.datadir.clone(),
+            None => by_files(),
         };
         let named = PathBuf::from(named);
         named.canonicalize().map_err(io_fail(&named, "the server's datadir"))
@@ -235,7 +347,7 @@ impl Reseeding<'_> {
             let asked = self.runtime.block_on(async {
                 let mut connection = secure::connect(link.local, door, &pass).await?;
                 connection.send(&Said::Copy).await?;
-                let mut pipe = BufReader::with_capacity(PART_MAX, connection.into_pipe());
+                let mut pipe = BufReader::with_capacity(PART_MAX, connection.into_pipe().patient(SILENT)?);
                 let offer: Offer = line(&mut pipe).await?;
                 Ok::<_, io::Error>((offer, pipe))
             });
@@ -288,12 +400,6 @@ impl Reseeding<'_> {
             offer.version,
             bytes(offer.bytes)
         ))?;
-        if paths.old.exists() {
-            return Err(Fail::refused(format!(
-                "{}: the data before an earlier reseed is still there; look whether anything of it is needed, then remove it",
-                paths.old.display()
-            )));
-        }
         if self.args.yes {
             return Ok(());
         }
@@ -314,8 +420,8 @@ impl Reseeding<'_> {
         if paths.new.exists() {
             fs::remove_dir_all(&paths.new).map_err(io_fail(&paths.new, "left from an earlier run"))?;
         }
-        fs::DirBuilder::new().create(&paths.new).map_err(io_fail(&paths.new, "cannot make it"))?;
-        own(&paths.new, &paths.data)?;
+        let made = fs::DirBuilder::new().mode(0o700).create(&paths.new);
+        made.map_err(io_fail(&paths.new, "cannot make it"))?;
         let mut unpack = Command::new(UNPACK)
             .arg("-x")
             .arg("-C")
@@ -326,7 +432,10 @@ impl Reseeding<'_> {
             .spawn()
             .map_err(io_fail(Path::new(UNPACK), "cannot start"))?;
         let bar = self.bar(offer.bytes);
-        let received = self.runtime.block_on(self.take(&mut pipe, unpack.stdin.take(), offer.bytes, &bar));
+        let telling = Telling::start(self.place);
+        let received =
+            self.runtime.block_on(take(&mut pipe, unpack.stdin.take(), offer.bytes, &bar, &telling));
+        telling.over.store(true, Ordering::Relaxed);
         bar.finish_and_clear();
         let unpacked = ended(unpack);
         let cleared = |fail: Fail| {
@@ -358,45 +467,6 @@ impl Reseeding<'_> {
         ProgressBar::new(length).with_style(style.progress_chars("=> ")).with_message("receiving")
     }
 
-    /// All parts and the end; how many bytes.
-    async fn take(
-        &self,
-        pipe: &mut BufReader<Pipe>,
-        into: Option<ChildStdin>,
-        total: u64,
-        bar: &ProgressBar,
-    ) -> io::Result<u64> {
-        let mut into = into.ok_or_else(|| io::Error::other("no pipe to the unpacking program"))?;
-        let (mut all, mut told) = (0_u64, Instant::now());
-        let mut buffer = vec![0; PART_MAX];
-        loop {
-            let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came for a minute");
-            let length = timeout(SILENT, pipe.read_u32()).await.map_err(silent)?? as usize;
-            if length == 0 {
-                break;
-            }
-            let room = buffer.get_mut(..length).ok_or_else(|| io::Error::other("a part that is too long"))?;
-            timeout(SILENT, pipe.read_exact(room)).await.map_err(silent)??;
-            into.write_all(room)?;
-            all += length as u64;
-            bar.set_length(total.max(all));
-            bar.set_position(all);
-            if told.elapsed() >= TELL_EVERY {
-                told = Instant::now();
-                self.tell(all, total.max(all));
-            }
-        }
-        let end: Ended = line(pipe).await?;
-        if end.whole { Ok(all) } else { Err(io::Error::other(format!("the giver says: {}", end.last))) }
-    }
-
-    /// For those who look at the status; nothing depends on it.
-    fn tell(&self, done: u64, total: u64) {
-        if let Ok(mut client) = connect(self.place) {
-            let _ = client.call("Reseeding", json!({ "done": done, "total": total }));
-        }
-    }
-
     fn prepare(&self, paths: &Paths, program: &str) -> Result<(), Fail> {
         let output = Command::new(program)
             .arg("--prepare")
@@ -418,60 +488,88 @@ impl Reseeding<'_> {
         self.teller.say("  prepared")
     }
 
-    /// Owners and modes as the old data has them, and all of it on the disk.
-    fn alike(&self, paths: &Paths) -> Result<(), Fail> {
-        let mut todo = vec![paths.new.clone()];
-        while let Some(next) = todo.pop() {
-            own(&next, &paths.data)?;
-            for entry in fs::read_dir(&next).map_err(io_fail(&next, "cannot be read"))? {
-                let path = entry.map_err(io_fail(&next, "cannot be read"))?.path();
-                if path.is_dir() && !path.is_symlink() {
-                    todo.push(path);
-                } else {
-                    own(&path, &paths.data)?;
-                }
-            }
-        }
-        let mode = fs::metadata(&paths.data).map_err(io_fail(&paths.data, "cannot be read"))?.permissions();
-        fs::set_permissions(&paths.new, mode).map_err(io_fail(&paths.new, "its mode"))?;
-        let directory = File::open(&paths.new).map_err(io_fail(&paths.new, "cannot be opened"))?;
-        nix::unistd::syncfs(&directory)
-            .map_err(|error| Fail::refused(format!("{}: {error}", paths.new.display())))
-    }
-
     fn agent(&self) -> String {
         format!("dre-mysql@{}.service", self.place.group)
     }
 
     /// From here on the agent is away, and the mark stands.
-    fn exchange(&self, paths: &Paths) -> Result<(), Fail> {
+    fn exchange(&self, paths: &Paths, copied: &Copied) -> Result<(), Fail> {
         let marked = File::create(&paths.mark).and_then(|file| file.sync_all());
-        marked.map_err(io_fail(&paths.mark, "cannot be written"))?;
-        systemctl("stop", &self.agent())?;
-        systemctl("stop", &self.database.unit)?;
-        self.teller.say(&format!("  stopped    {}", self.database.unit))?;
-        let undone = |fail: Fail| {
-            let _ = fs::remove_file(&paths.mark);
-            let _ = systemctl("start", &self.database.unit);
-            let _ = systemctl("start", &self.agent());
-            Fail { text: format!("{}; the old data is in its place", fail.text), ..fail }
+        marked.map_err(io_fail(&paths.mark, "cannot be written")).map_err(|fail| self.undone(paths, fail))?;
+        settled(&paths.mark);
+        let aside = || -> Result<(), Fail> {
+            systemctl("stop", &self.agent())?;
+            self.as_decided(copied)?;
+            systemctl("stop", &self.database.unit)?;
+            self.teller.say(&format!("  stopped    {}", self.database.unit))?;
+            connection(&paths.data, &paths.new)?;
+            hand_over(&paths.new, &paths.data)?;
+            // What the agent kept is the old server's.
+            match fs::rename(&paths.record, &paths.record_aside) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                    return Err(io_fail(&paths.record, "cannot be moved aside")(error));
+                }
+                _ => {}
+            }
+            swap(&paths.new, &paths.data).map_err(|error| {
+                Fail::refused(format!("{}: cannot take the copy's place: {error}", paths.data.display()))
+            })?;
+            fs::rename(&paths.new, &paths.old).map_err(|error| {
+                // Two names that changed once change back.
+                let _ = swap(&paths.new, &paths.data);
+                io_fail(&paths.new, "the old data keeps this name")(error)
+            })
         };
-        let connection = paths.data.join(sql::CONNECTION_FILE);
-        if connection.exists() {
-            let to = paths.new.join(sql::CONNECTION_FILE);
-            let copied = fs::copy(&connection, &to).map(drop).map_err(io_fail(&to, "cannot be written"));
-            copied.and_then(|()| own(&to, &paths.data)).map_err(undone)?;
-        }
-        swap(&paths.new, &paths.data).map_err(|error| {
-            undone(Fail::refused(format!("{}: cannot take the copy's place: {error}", paths.data.display())))
-        })?;
-        fs::rename(&paths.new, &paths.old).map_err(io_fail(&paths.new, "the old data keeps this name"))?;
-        // What the agent kept is the old server's.
-        let _ = fs::remove_file(paths.mark.with_file_name("record"));
-        if let Some(above) = paths.data.parent() {
-            let _ = File::open(above).and_then(|directory| directory.sync_all());
-        }
+        aside().map_err(|fail| self.undone(paths, fail))?;
+        settled(&paths.data);
         self.teller.say(&format!("  exchanged  the old data is in {}", paths.old.display()))
+    }
+
+    /// The copy has not taken its place, and will not.
+    fn undone(&self, paths: &Paths, fail: Fail) -> Fail {
+        let _ = fs::remove_dir_all(&paths.new);
+        let _ = fs::rename(&paths.record_aside, &paths.record);
+        let started = systemctl("start", &self.database.unit).and_then(|()| self.agent_again(paths));
+        let but = started.err().map(|other| format!(", but {}", other.text)).unwrap_or_default();
+        Fail { text: format!("{}; the old data is in its place{but}", fail.text), ..fail }
+    }
+
+    /// As it was before this run: not, where one that was cut off left a history that nobody knows to be told.
+    fn agent_again(&self, paths: &Paths) -> Result<(), Fail> {
+        if paths.was_marked {
+            return Ok(());
+        }
+        match fs::remove_file(&paths.mark) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(io_fail(&paths.mark, "cannot be removed: the agent does not start")(error));
+            }
+            _ => {}
+        }
+        systemctl("start", &self.agent())
+    }
+
+    /// The server is what it was when the operator gave it up: nobody wrote to it but the giver, by replication. The agent is away,
+    /// and makes no server writable any more.
+    fn as_decided(&self, copied: &Copied) -> Result<(), Fail> {
+        let now = self.runtime.block_on(sql::stands(&self.database.socket, LOOK_WITHIN));
+        let why = match (&copied.before, now) {
+            (None, Err(_)) => return Ok(()),
+            (None, Ok(_)) => {
+                "the server answers by now, which it did not when the copy was decided on".to_owned()
+            }
+            (Some(_), Err(failure)) => format!(
+                "the server, which answered when the copy was decided on, does not any more: {}",
+                failure.words()
+            ),
+            (Some(_), Ok(now)) if !now.read_only => "the server takes writes by now".to_owned(),
+            (Some(before), Ok(now)) => {
+                match written_since(&before.has, &now.has, &copied.has, copied.giver) {
+                    None => return Ok(()),
+                    Some(which) => format!("written here since the copy was decided on: {which}"),
+                }
+            }
+        };
+        Err(Fail::refused(format!("{why}; see {}, and run it again", self.place.command("db diverged"))))
     }
 
     /// The new server answers, and its history is told to it.
@@ -496,16 +594,20 @@ impl Reseeding<'_> {
 
     /// The copy does not do it: what was there comes back.
     fn back(&self, paths: &Paths, fail: &Fail) -> Fail {
-        let undo = || -> Result<(), Fail> {
-            let _ = systemctl("stop", &self.database.unit);
-            swap(&paths.old, &paths.data).map_err(|error| Fail::refused(error.to_string()))?;
-            fs::remove_dir_all(&paths.old).map_err(io_fail(&paths.old, "the copy stays"))?;
-            systemctl("start", &self.database.unit)?;
-            let _ = fs::remove_file(&paths.mark);
-            systemctl("start", &self.agent())
+        let exchanged = || -> Result<(), Fail> {
+            // Never under a server that runs.
+            systemctl("stop", &self.database.unit)?;
+            swap(&paths.old, &paths.data).map_err(|error| Fail::refused(error.to_string()))
         };
-        let after = match undo() {
-            Ok(()) => "the old data is in its place again".to_owned(),
+        let after = match exchanged() {
+            Ok(()) => {
+                let _ = fs::remove_dir_all(&paths.old);
+                let _ = fs::rename(&paths.record_aside, &paths.record);
+                settled(&paths.data);
+                let started = systemctl("start", &self.database.unit).and_then(|()| self.agent_again(paths));
+                let but = started.err().map(|other| format!(", but {}", other.text)).unwrap_or_default();
+                format!("the old data is in its place again{but}")
+            }
             Err(other) => {
                 format!("and the old data ({}) could not be put back: {}", paths.old.display(), other.text)
             }
@@ -547,6 +649,37 @@ impl Reseeding<'_> {
     }
 }
 
+/// Says that it may begin, and takes all parts and the end; how many bytes.
+async fn take(
+    pipe: &mut BufReader<Pipe>,
+    into: Option<ChildStdin>,
+    total: u64,
+    bar: &ProgressBar,
+    telling: &Telling,
+) -> io::Result<u64> {
+    let mut into = into.ok_or_else(|| io::Error::other("no pipe to the unpacking program"))?;
+    pipe.write_all(GO).await?;
+    pipe.flush().await?;
+    let mut all = 0_u64;
+    let mut buffer = vec![0; PART_MAX];
+    loop {
+        let silent = |_| io::Error::new(io::ErrorKind::TimedOut, "nothing came for a minute");
+        let length = timeout(SILENT, pipe.read_u32()).await.map_err(silent)?? as usize;
+        if length == 0 {
+            break;
+        }
+        let room = buffer.get_mut(..length).ok_or_else(|| io::Error::other("a part that is too long"))?;
+        timeout(SILENT, pipe.read_exact(room)).await.map_err(silent)??;
+        into.write_all(room)?;
+        all += length as u64;
+        bar.set_length(total.max(all));
+        bar.set_position(all);
+        telling.reached(all, total.max(all));
+    }
+    let end: Ended = line(pipe).await?;
+    if end.whole { Ok(all) } else { Err(io::Error::other(format!("the giver says: {}", end.last))) }
+}
+
 /// One line of JSON.
 async fn line<T: serde::de::DeserializeOwned>(pipe: &mut BufReader<Pipe>) -> io::Result<T> {
     let mut text = vec![];
@@ -573,7 +706,8 @@ fn by_files() -> String {
 
 fn place_of(copy: &Path) -> Result<String, Fail> {
     for name in sql::PLACE_FILES {
-        match fs::read_to_string(copy.join(name)) {
+        let read = plain(&copy.join(name)).and_then(|file| io::read_to_string(file.take(CONNECTION_MAX)));
+        match read {
             Ok(text) => return Ok(text),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_fail(&copy.join(name), "cannot be read")(error)),
@@ -591,9 +725,84 @@ fn swap(one: &Path, other: &Path) -> nix::Result<()> {
     renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)
 }
 
-fn own(path: &Path, as_is: &Path) -> Result<(), Fail> {
-    let about = fs::metadata(as_is).map_err(io_fail(as_is, "cannot be read"))?;
-    std::os::unix::fs::lchown(path, Some(about.uid()), Some(about.gid())).map_err(io_fail(path, "its owner"))
+/// The names in the directory above are on the disk.
+fn settled(path: &Path) {
+    if let Some(above) = path.parent() {
+        let _ = File::open(above).and_then(|directory| directory.sync_all());
+    }
+}
+
+/// What was written since `before` by others than the giver, and is not in the copy either.
+fn written_since(before: &str, now: &str, copy: &str, giver: u32) -> Option<String> {
+    let read = |text: &str| Gtids::parse(Flavor::MariaDb, text);
+    let (Some(before), Some(seen), Some(copy)) = (read(before), read(now), read(copy)) else {
+        return Some(now.to_owned());
+    };
+    let others = seen.not_written_by(Who { id: giver, uuid: "" });
+    others.beyond(&before.union(&copy)).map(|missing| missing.which)
+}
+
+/// A file and nothing else: no link, no pipe that is waited for.
+fn plain(path: &Path) -> io::Result<File> {
+    let flags = (OFlag::O_NOFOLLOW | OFlag::O_NONBLOCK).bits();
+    let file = File::options().read(true).custom_flags(flags).open(path)?;
+    if file.metadata()?.is_file() { Ok(file) } else { Err(io::Error::other("not a plain file")) }
+}
+
+/// Owners as the old data's, of everything in the copy and not of itself, and all of it on the disk.
+fn alike(new: &Path, data: &Path) -> Result<(), Fail> {
+    let about = fs::metadata(data).map_err(io_fail(data, "cannot be read"))?;
+    given(new, about.uid(), about.gid())?;
+    let directory = File::open(new).map_err(io_fail(new, "cannot be opened"))?;
+    nix::unistd::syncfs(&directory).map_err(|error| Fail::refused(format!("{}: {error}", new.display())))
+}
+
+/// What is in it before itself: nobody else comes in as long as a directory above is root's.
+fn given(directory: &Path, uid: u32, gid: u32) -> Result<(), Fail> {
+    for entry in fs::read_dir(directory).map_err(io_fail(directory, "cannot be read"))? {
+        let entry = entry.map_err(io_fail(directory, "cannot be read"))?;
+        let path = entry.path();
+        if entry.file_type().map_err(io_fail(&path, "cannot be read"))?.is_dir() {
+            given(&path, uid, gid)?;
+        }
+        lchown(&path, Some(uid), Some(gid)).map_err(io_fail(&path, "its owner"))?;
+    }
+    Ok(())
+}
+
+/// From whom the old server replicates; what the copy brought of the giver's goes.
+fn connection(data: &Path, new: &Path) -> Result<(), Fail> {
+    let (from, to) = (data.join(sql::CONNECTION_FILE), new.join(sql::CONNECTION_FILE));
+    let old = match plain(&from) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(io_fail(&from, "cannot be read")(error)),
+    };
+    let written = || -> io::Result<()> {
+        let about = old.metadata()?;
+        match fs::remove_file(&to) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::options().write(true).create_new(true).mode(about.mode() & 0o777).open(&to)?;
+        io::copy(&mut (&old).take(CONNECTION_MAX), &mut file)?;
+        fchown(&file, Some(about.uid()), Some(about.gid()))?;
+        file.sync_all()
+    };
+    written().map_err(io_fail(&to, "cannot be written"))
+}
+
+/// The copy itself becomes the server's: from here on root does nothing in it.
+fn hand_over(new: &Path, data: &Path) -> Result<(), Fail> {
+    let given = || -> io::Result<()> {
+        let about = fs::metadata(data)?;
+        let flags = (OFlag::O_NOFOLLOW | OFlag::O_DIRECTORY).bits();
+        let directory = File::options().read(true).custom_flags(flags).open(new)?;
+        directory.set_permissions(fs::Permissions::from_mode(about.mode() & 0o7777))?;
+        fchown(&directory, Some(about.uid()), Some(about.gid()))?;
+        directory.sync_all()
+    };
+    given().map_err(io_fail(new, "its owner"))
 }
 
 fn ended(mut child: Child) -> Result<(), String> {
@@ -661,6 +870,90 @@ mod tests {
             "{}",
             fail.text
         );
+    }
+
+    fn beside(dir: &Path, was_marked: bool) -> Paths {
+        let at = |name: &str| dir.join(name);
+        Paths {
+            data: at("data"),
+            new: at("data.dre-new"),
+            old: at("data.dre-old"),
+            mark: at("reseeding"),
+            was_marked,
+            record: at("record"),
+            record_aside: at("record.before"),
+        }
+    }
+
+    /// The power went between the exchange and the name: what is called new is the old data.
+    #[test]
+    fn what_a_run_that_was_cut_off_left_may_be_the_old_data_and_is_kept() {
+        let dir = directory("cut");
+        let paths = beside(&dir, false);
+        fs::create_dir(&paths.new).expect("made");
+        paths.clear().expect("a copy that was not whole, and goes");
+        assert!(paths.new.exists(), "it goes when the next one comes");
+        let paths = beside(&dir, true);
+        let fail = paths.clear().expect_err("somebody must look");
+        assert!(fail.text.contains("data.dre-old now"), "{}", fail.text);
+        assert!(paths.old.exists() && !paths.new.exists());
+        assert!(paths.clear().expect_err("still there").text.contains("is still there"));
+        fs::remove_dir(&paths.old).expect("removed");
+        paths.clear().expect("nothing is left");
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn only_the_giver_may_have_written_since_and_what_the_copy_has_is_not_lost() {
+        let since = |now: &str| written_since("0-1-99,0-2-50", now, "0-1-60,0-2-80,0-7-3", 2);
+        assert_eq!(since("0-1-99,0-2-50"), None);
+        assert_eq!(since("0-1-99,0-2-200"), None, "it replicates");
+        assert_eq!(since("0-1-99,0-2-50,0-7-3"), None, "the copy has it");
+        assert_eq!(since("0-1-101,0-2-50").as_deref(), Some("0-1-100..101"));
+        assert_eq!(since("0-1-99,0-7-4").as_deref(), Some("0-7-4..4"));
+        assert_eq!(since("what?").as_deref(), Some("what?"));
+        assert_eq!(written_since("", "", "", 0), None);
+    }
+
+    #[test]
+    fn the_connection_is_taken_from_a_plain_file_and_nothing_is_written_through_a_link() {
+        let dir = directory("connection");
+        let (data, new, victim) = (dir.join("data"), dir.join("new"), dir.join("victim"));
+        for made in [&data, &new] {
+            fs::create_dir(made).expect("made");
+        }
+        fs::write(&victim, "root's").expect("written");
+        connection(&data, &new).expect("it replicates from nobody");
+        let (from, to) = (data.join(sql::CONNECTION_FILE), new.join(sql::CONNECTION_FILE));
+        std::os::unix::fs::symlink(&victim, &from).expect("a link");
+        connection(&data, &new).expect_err("a link is no connection");
+        assert!(!to.exists());
+        fs::remove_file(&from).expect("removed");
+        fs::write(&from, "33\nbinlog.000001\n").expect("written");
+        std::os::unix::fs::symlink(&victim, &to).expect("a link");
+        connection(&data, &new).expect("taken");
+        assert_eq!(fs::read_to_string(&victim).expect("there"), "root's");
+        assert_eq!(fs::read_to_string(&to).expect("there"), "33\nbinlog.000001\n");
+        assert!(!to.is_symlink());
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    #[test]
+    fn a_copy_is_roots_alone_until_it_is_handed_over() {
+        let dir = directory("over");
+        let (data, new) = (dir.join("data"), dir.join("new"));
+        fs::create_dir(&data).expect("made");
+        fs::set_permissions(&data, fs::Permissions::from_mode(0o750)).expect("set");
+        fs::DirBuilder::new().mode(0o700).create(&new).expect("made");
+        fs::create_dir(new.join("app")).expect("made");
+        fs::write(new.join("app/t.ibd"), "rows").expect("written");
+        std::os::unix::fs::symlink("/etc/passwd", new.join("app/link")).expect("a link");
+        let mode = || fs::metadata(&new).expect("there").mode() & 0o777;
+        alike(&new, &data).expect("given");
+        assert_eq!(mode(), 0o700);
+        hand_over(&new, &data).expect("handed over");
+        assert_eq!(mode(), 0o750);
+        fs::remove_dir_all(&dir).expect("removed");
     }
 
     #[test]
