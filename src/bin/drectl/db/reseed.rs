@@ -494,6 +494,10 @@ impl Reseeding<'_> {
 
     /// From here on the agent is away, and the mark stands.
     fn exchange(&self, paths: &Paths, copied: &Copied) -> Result<(), Fail> {
+        // Left where an earlier copy did not come in step. After a run that was cut off it may be what belongs to the old data.
+        if paths.record.exists() || !paths.was_marked {
+            let _ = fs::remove_file(&paths.record_aside);
+        }
         let marked = File::create(&paths.mark).and_then(|file| file.sync_all());
         marked.map_err(io_fail(&paths.mark, "cannot be written")).map_err(|fail| self.undone(paths, fail))?;
         settled(&paths.mark);
@@ -501,7 +505,7 @@ impl Reseeding<'_> {
             systemctl("stop", &self.agent())?;
             self.as_decided(copied)?;
             systemctl("stop", &self.database.unit)?;
-            self.teller.say(&format!("  stopped    {}", self.database.unit))?;
+            self.goes_on(&format!("  stopped    {}", self.database.unit));
             connection(&paths.data, &paths.new)?;
             hand_over(&paths.new, &paths.data)?;
             // What the agent kept is the old server's.
@@ -513,31 +517,41 @@ impl Reseeding<'_> {
             }
             swap(&paths.new, &paths.data).map_err(|error| {
                 Fail::refused(format!("{}: cannot take the copy's place: {error}", paths.data.display()))
-            })?;
-            fs::rename(&paths.new, &paths.old).map_err(|error| {
-                // Two names that changed once change back.
-                let _ = swap(&paths.new, &paths.data);
-                io_fail(&paths.new, "the old data keeps this name")(error)
             })
         };
         aside().map_err(|fail| self.undone(paths, fail))?;
+        if let Err(error) = fs::rename(&paths.new, &paths.old) {
+            let fail = io_fail(&paths.new, "the old data keeps this name")(error);
+            return Err(match swap(&paths.new, &paths.data) {
+                Ok(()) => self.undone(paths, fail),
+                Err(_) => fail,
+            });
+        }
         settled(&paths.data);
-        self.teller.say(&format!("  exchanged  the old data is in {}", paths.old.display()))
+        self.goes_on(&format!("  exchanged  the old data is in {}", paths.old.display()));
+        Ok(())
+    }
+
+    /// Where a reader that went away is no reason to stop.
+    fn goes_on(&self, text: &str) {
+        let _ = self.teller.say(text);
     }
 
     /// The copy has not taken its place, and will not.
     fn undone(&self, paths: &Paths, fail: Fail) -> Fail {
         let _ = fs::remove_dir_all(&paths.new);
         let _ = fs::rename(&paths.record_aside, &paths.record);
-        let started = systemctl("start", &self.database.unit).and_then(|()| self.agent_again(paths));
+        let started = self.as_before(paths);
         let but = started.err().map(|other| format!(", but {}", other.text)).unwrap_or_default();
         Fail { text: format!("{}; the old data is in its place{but}", fail.text), ..fail }
     }
 
-    /// As it was before this run: not, where one that was cut off left a history that nobody knows to be told.
-    fn agent_again(&self, paths: &Paths) -> Result<(), Fail> {
+    /// Server and agent run; not the agent, where a run that was cut off left a history that nobody knows to be told. One that does
+    /// not start does not keep the other away.
+    fn as_before(&self, paths: &Paths) -> Result<(), Fail> {
+        let server = systemctl("start", &self.database.unit);
         if paths.was_marked {
-            return Ok(());
+            return server;
         }
         match fs::remove_file(&paths.mark) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -545,7 +559,8 @@ impl Reseeding<'_> {
             }
             _ => {}
         }
-        systemctl("start", &self.agent())
+        let agent = systemctl("start", &self.agent());
+        server.and(agent)
     }
 
     /// The server is what it was when the operator gave it up: nobody wrote to it but the giver, by replication. The agent is away,
@@ -589,7 +604,8 @@ impl Reseeding<'_> {
             })
         })?;
         let shown = if has.is_empty() { "no transactions yet" } else { has };
-        self.teller.say(&format!("  started    {}, which has {shown}", self.database.unit))
+        self.goes_on(&format!("  started    {}, which has {shown}", self.database.unit));
+        Ok(())
     }
 
     /// The copy does not do it: what was there comes back.
@@ -604,7 +620,7 @@ impl Reseeding<'_> {
                 let _ = fs::remove_dir_all(&paths.old);
                 let _ = fs::rename(&paths.record_aside, &paths.record);
                 settled(&paths.data);
-                let started = systemctl("start", &self.database.unit).and_then(|()| self.agent_again(paths));
+                let started = self.as_before(paths);
                 let but = started.err().map(|other| format!(", but {}", other.text)).unwrap_or_default();
                 format!("the old data is in its place again{but}")
             }
@@ -625,7 +641,8 @@ impl Reseeding<'_> {
         fs::remove_file(&paths.mark)
             .map_err(io_fail(&paths.mark, "cannot be removed: the agent does not start"))?;
         systemctl("start", &self.agent())?;
-        self.teller.say(&format!("  started    {}", self.agent()))
+        self.goes_on(&format!("  started    {}", self.agent()));
+        Ok(())
     }
 
     fn in_step(&self, paths: &Paths) -> Result<(), Fail> {
