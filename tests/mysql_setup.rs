@@ -490,6 +490,7 @@ fn by_the_old_guide() -> Result<Lab> {
     sql(
         one,
         "CREATE DATABASE app; CREATE TABLE app.t (n INT PRIMARY KEY, word VARCHAR(40)); CREATE TABLE app.s (n INT PRIMARY KEY); \
+         CREATE TABLE app.old (n INT PRIMARY KEY) WITH SYSTEM VERSIONING; INSERT INTO app.old VALUES (1), (2); DELETE FROM app.old WHERE n = 1; \
          INSERT INTO app.t VALUES (101, 'of one'); CREATE USER app@'%' IDENTIFIED BY 'of-the-lab'; GRANT SELECT, INSERT ON app.* TO app@'%'",
     )?;
     comes(two, "SELECT COUNT(*) FROM app.t", "1")?;
@@ -612,7 +613,8 @@ fn what_an_adoption_could_not_rely_on_is_said_before_anything_is_changed() -> Re
     refused([&["--no-checksum"], &[]], &["--no-checksum was given on one node alone"])?;
     sql(
         two,
-        "SET sql_log_bin = 0; CREATE USER boss@'%' IDENTIFIED BY 'x', away@'%' IDENTIFIED BY 'x' ACCOUNT LOCK; \
+        "SET sql_log_bin = 0; CREATE USER boss@'%' IDENTIFIED BY 'x'; CREATE USER away@'%' IDENTIFIED BY 'x' ACCOUNT LOCK; \
+         CREATE ROLE chiefs; GRANT READ_ONLY ADMIN ON *.* TO chiefs; GRANT chiefs TO app@'%'; \
          GRANT ALL ON *.* TO boss@'%'; GRANT ALL ON *.* TO away@'%'; SET GLOBAL event_scheduler = ON; SET GLOBAL slave_exec_mode = 'IDEMPOTENT'; \
          STOP SLAVE; SET GLOBAL replicate_do_db = 'app'; START SLAVE",
     )?;
@@ -620,14 +622,14 @@ fn what_an_adoption_could_not_rely_on_is_said_before_anything_is_changed() -> Re
     refused(
         [&[], &[]],
         &[
-            "write through read_only: 'boss'@'%';",
+            "write through read_only: 'boss'@'%', role 'chiefs';",
             "hadev2 runs events",
             "Replicate_Do_DB = app, slave_exec_mode = IDEMPOTENT",
         ],
     )?;
     sql(
         two,
-        "SET sql_log_bin = 0; DROP USER boss@'%', away@'%'; SET GLOBAL event_scheduler = OFF; SET GLOBAL slave_exec_mode = 'STRICT'; \
+        "SET sql_log_bin = 0; DROP USER boss@'%', away@'%'; DROP ROLE chiefs; SET GLOBAL event_scheduler = OFF; SET GLOBAL slave_exec_mode = 'STRICT'; \
          STOP SLAVE; SET GLOBAL replicate_do_db = ''; START SLAVE",
     )?;
     comes_to(two, "Slave_IO_Running", "Yes")?;

@@ -20,6 +20,8 @@ const OWN_ACCOUNTS: &str = "'\\'root\\'@\\'localhost\\'', '\\'mysql\\'@\\'localh
 /// REPLICATION SLAVE, in `mysql.global_priv`; and with it BINLOG MONITOR (REPLICATION CLIENT), REPLICA MONITOR.
 const REPLICATES: u64 = 1 << 19;
 const MAY_LOOK: u64 = REPLICATES | 1 << 20 | 1 << 37;
+/// Of a role, which no other table tells of.
+const READ_ONLY_ADMIN: u64 = 1 << 33;
 /// Since this version SUPER does not contain READ ONLY ADMIN.
 const SUPER_IS_LESS: (u32, u32) = (10, 11);
 
@@ -169,15 +171,14 @@ fn set(row: &Row, beginning: &str) -> Vec<String> {
 fn admins_of(version: &str) -> String {
     let mut numbers = version.split(['.', '-']).map(|part| part.parse().unwrap_or(0));
     let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
-    let rights = if version < SUPER_IS_LESS {
-        "'READ_ONLY ADMIN', 'READ ONLY ADMIN', 'SUPER'"
-    } else {
-        "'READ_ONLY ADMIN', 'READ ONLY ADMIN'"
-    };
+    let more = if version < SUPER_IS_LESS { ", 'SUPER'" } else { "" };
     format!(
-        "SELECT DISTINCT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE IN ({rights}) AND GRANTEE NOT IN ({OWN_ACCOUNTS}) \
-         AND GRANTEE NOT IN (SELECT CONCAT('\\'', User, '\\'@\\'', Host, '\\'') FROM mysql.global_priv \
-         WHERE JSON_VALUE(Priv, '$.account_locked') IN ('1', 'true')) ORDER BY 1"
+        "SELECT GRANTEE FROM information_schema.USER_PRIVILEGES WHERE PRIVILEGE_TYPE IN ('READ_ONLY ADMIN'{more}) \
+         AND GRANTEE NOT IN ({OWN_ACCOUNTS}) AND GRANTEE NOT IN (SELECT CONCAT('\\'', User, '\\'@\\'', Host, '\\'') FROM mysql.global_priv \
+         WHERE JSON_VALUE(Priv, '$.account_locked') IN ('1', 'true')) \
+         UNION SELECT CONCAT('role \\'', User, '\\'') FROM mysql.global_priv \
+         WHERE JSON_VALUE(Priv, '$.is_role') IN ('1', 'true') AND JSON_VALUE(Priv, '$.access') & {READ_ONLY_ADMIN} <> 0 \
+         AND (User = 'PUBLIC' OR User IN (SELECT Role FROM mysql.roles_mapping WHERE User <> 'root')) ORDER BY 1"
     )
 }
 
