@@ -199,6 +199,62 @@ fn what_is_set_up_wrong_is_named_with_what_it_must_be() -> Result<()> {
     })
 }
 
+/// Acknowledged on one and missing on the other, with the same positions: the agent sees it with its own rights, and so does who sets a
+/// pair up.
+#[test]
+fn what_keeps_transactions_from_the_standby_is_named() -> Result<()> {
+    run(async |product| {
+        let filters = [
+            "--replicate-do-db=app",
+            "--replicate-wild-ignore-table=app.tmp%",
+            "--replicate-rewrite-db=from->to",
+            "--binlog-ignore-db=logs",
+            "--loose-slave-exec-mode=IDEMPOTENT",
+            "--loose-replica-exec-mode=IDEMPOTENT",
+            "--loose-slave-skip-errors=1062",
+            "--loose-replica-skip-errors=1062",
+        ];
+        let (one, two) = (product.start(1, &filters).await?, product.start(2, &[]).await?);
+        one.follow(&two).await?;
+        if maria(&one) {
+            one.run(&["CHANGE MASTER TO IGNORE_SERVER_IDS=(7), IGNORE_DOMAIN_IDS=(5)"]).await?;
+        }
+        let mut session = agent(&one);
+        let wrong = look(&mut session).await?.wrong;
+        let mut found: Vec<(&str, &str)> =
+            wrong.iter().map(|w| (w.variable.as_str(), w.have.as_str())).collect();
+        found.sort_unstable();
+        let mariadb = [
+            ("binlog_ignore_db", "logs"),
+            ("replicate_do_db", "app"),
+            ("replicate_ignore_domain_ids", "5"),
+            ("replicate_ignore_server_ids", "7"),
+            ("replicate_rewrite_db", "from->to"),
+            ("replicate_wild_ignore_table", "app.tmp%"),
+            ("slave_exec_mode", "IDEMPOTENT"),
+            ("slave_skip_errors", "1062"),
+        ];
+        let mysql = [
+            ("binlog_ignore_db", "logs"),
+            ("replica_exec_mode", "IDEMPOTENT"),
+            ("replica_skip_errors", "1062"),
+            ("replicate_do_db", "app"),
+            ("replicate_rewrite_db", "(from,to)"),
+            ("replicate_wild_ignore_table", "app.tmp%"),
+        ];
+        assert_eq!(found, if maria(&one) { &mariadb[..] } else { &mysql[..] });
+        assert!(wrong.iter().all(|w| w.fatal), "{wrong:?}");
+        // What the log leaves out is asked once a connection: it is in the next look too.
+        assert_eq!(look(&mut session).await?.wrong, wrong);
+        let mut root = Session::new(&one.socket(), "root", "mariadb.service");
+        assert_eq!(good(root.filters(SOON).await)?, wrong);
+        // And where there are none, none is named.
+        let mut other = Session::new(&two.socket(), "root", "mariadb.service");
+        assert_eq!(good(other.filters(SOON).await)?, []);
+        Ok(())
+    })
+}
+
 #[test]
 fn accounts_that_write_through_read_only_are_named_to_who_may_look() -> Result<()> {
     run(async |product| {

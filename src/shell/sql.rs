@@ -22,6 +22,7 @@ use crate::logic::db::wanted;
 
 mod adopt;
 mod copy;
+mod filters;
 pub mod logs;
 pub mod setup;
 
@@ -48,6 +49,8 @@ pub struct Session {
     user: String,
     unit: String,
     open: Option<(Conn, Flavor)>,
+    /// What its log leaves out, as long as this connection lives: only a new start of the server changes that.
+    unlogged: Option<filters::Settings>,
     /// The thread whose answer is waited for; still there when the work was dropped in the middle.
     waits_for: Option<u32>,
 }
@@ -57,7 +60,14 @@ type Outcome<T> = Result<T, Failure>;
 impl Session {
     /// `user`: the account, named as the operating system's user. `unit`: what is killed by [`Op::KillServer`].
     pub fn new(socket: &Path, user: &str, unit: &str) -> Self {
-        Self { socket: socket.into(), user: user.into(), unit: unit.into(), open: None, waits_for: None }
+        Self {
+            socket: socket.into(),
+            user: user.into(),
+            unit: unit.into(),
+            open: None,
+            unlogged: None,
+            waits_for: None,
+        }
     }
 
     fn opts(&self) -> OptsBuilder {
@@ -83,11 +93,22 @@ impl Session {
 
     /// One look. Bounded by `within`.
     pub async fn probe(&mut self, within: Duration) -> Outcome<Box<Probe>> {
-        self.bounded(within, |mut conn, flavor| async move {
-            let probe = look(&mut conn, flavor).await;
-            (conn, probe)
-        })
-        .await
+        let known = self.unlogged.take().filter(|_| self.open.is_some());
+        let (probe, unlogged) = self
+            .bounded(within, |mut conn, flavor| async move {
+                let seen = async {
+                    let unlogged = match known {
+                        Some(known) => known,
+                        None => filters::of_the_log(&mut conn, flavor).await?,
+                    };
+                    Ok((look(&mut conn, flavor, &unlogged).await?, unlogged))
+                };
+                let seen = seen.await;
+                (conn, seen)
+            })
+            .await?;
+        self.unlogged = Some(unlogged);
+        Ok(probe)
     }
 
     /// One thing. Bounded by `within`; `Ok` if it was done.
@@ -228,22 +249,24 @@ const LOOKED_AT: [&str; 10] = [
 
 /// One statement for all of them.
 fn variables() -> String {
-    let names: Vec<String> = wanted::names().chain(LOOKED_AT).map(|name| format!("'{name}'")).collect();
+    named(wanted::names().chain(LOOKED_AT).chain(wanted::names_of_filters()))
+}
+
+fn named(names: impl Iterator<Item = &'static str>) -> String {
+    let names: Vec<String> = names.map(|name| format!("'{name}'")).collect();
     format!("SHOW GLOBAL VARIABLES WHERE Variable_name IN ({})", names.join(","))
 }
 
-async fn look(conn: &mut Conn, flavor: Flavor) -> Outcome<Box<Probe>> {
+async fn look(conn: &mut Conn, flavor: Flavor, unlogged: &filters::Settings) -> Outcome<Box<Probe>> {
     let variables = pairs(conn, &variables()).await?;
     let of = |name: &str| variables.get(name).map_or("", String::as_str);
     let on = |name: &str| wanted::is_on(of(name));
     let status = pairs(conn, "SHOW GLOBAL STATUS WHERE Variable_name LIKE 'Rpl\\_semi\\_sync\\_%'").await?;
     let counted =
         |names: [&str; 2]| names.iter().find_map(|name| status.get(*name)).cloned().unwrap_or_default();
-    let (shows, maria) = match flavor {
-        Flavor::MariaDb => ("SHOW SLAVE STATUS", true),
-        Flavor::MySql => ("SHOW REPLICA STATUS", false),
-    };
-    let row: Option<Row> = conn.query_first(shows).await.map_err(|error| failure(&error))?;
+    let maria = flavor == Flavor::MariaDb;
+    let row = filters::replication(conn, flavor).await?;
+    let filtered = filters::found(&variables, row.as_ref(), unlogged);
     let replica = row.map(|row| replica(flavor, &row)).transpose()?;
     let has = gtids(flavor, "gtid state", of(if maria { "gtid_binlog_state" } else { "gtid_executed" }))?;
     let applied = gtids(flavor, "gtid position", of(if maria { "gtid_slave_pos" } else { "gtid_executed" }))?;
@@ -270,7 +293,7 @@ async fn look(conn: &mut Conn, flavor: Flavor) -> Outcome<Box<Probe>> {
             .parse()
             .unwrap_or(0),
         replica,
-        wrong: wanted::wrong(flavor, &variables),
+        wrong: wanted::wrong(flavor, &variables).into_iter().chain(filtered).collect(),
         admins: admins.split_whitespace().map(str::to_owned).collect(),
     }))
 }

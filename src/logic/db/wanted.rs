@@ -57,6 +57,57 @@ const MYSQL: &[Wanted] = &[
     ("binlog_expire_logs_seconds", For(7 * 86_400), false),
 ];
 
+/// With any of these otherwise, transactions that were acknowledged are missing on the standby while its position says that they are
+/// there. Empty: a filter, of which there must be none. Variables, and columns of what the servers say of their logs and of replication.
+const WHOLE: &[(&str, &str)] = &[
+    ("replicate_do_db", ""),
+    ("replicate_ignore_db", ""),
+    ("replicate_do_table", ""),
+    ("replicate_ignore_table", ""),
+    ("replicate_wild_do_table", ""),
+    ("replicate_wild_ignore_table", ""),
+    ("replicate_rewrite_db", ""),
+    ("replicate_do_domain_ids", ""),
+    ("replicate_ignore_domain_ids", ""),
+    ("replicate_ignore_server_ids", ""),
+    ("binlog_do_db", ""),
+    ("binlog_ignore_db", ""),
+    ("replicate_events_marked_for_skip", "REPLICATE"),
+    ("slave_exec_mode", "STRICT"),
+    ("replica_exec_mode", "STRICT"),
+    ("slave_skip_errors", "OFF"),
+    ("replica_skip_errors", "OFF"),
+];
+
+/// What [`filters`] looks at, where it is a variable of the server.
+pub fn names_of_filters() -> impl Iterator<Item = &'static str> {
+    WHOLE.iter().map(|(name, _)| *name)
+}
+
+/// What a server filters out, or goes over in silence. What it says nothing of, it does not know.
+pub fn filters(settings: &BTreeMap<String, String>) -> Vec<Wrong> {
+    let newer = |name: &str| name.strip_prefix("slave_").map(|rest| format!("replica_{rest}"));
+    WHOLE
+        .iter()
+        .filter_map(|(name, must)| {
+            let have = settings.get(*name)?;
+            // MySQL 8.0 has both names for one thing.
+            let twice = newer(name).is_some_and(|newer| settings.contains_key(&newer));
+            let want = match *must {
+                "" if name.ends_with("_ids") => "empty (CHANGE MASTER TO sets it)",
+                "" => "empty (without such a line in any of the server's files)",
+                value => value,
+            };
+            (!twice && !have.eq_ignore_ascii_case(must)).then(|| Wrong {
+                variable: (*name).into(),
+                have: have.clone(),
+                want: want.into(),
+                fatal: true,
+            })
+        })
+        .collect()
+}
+
 /// Every variable that is demanded of either product; a server leaves out what it does not know.
 pub fn names() -> impl Iterator<Item = &'static str> {
     MARIADB.iter().chain(MYSQL).map(|(name, ..)| *name)
@@ -135,5 +186,33 @@ mod tests {
         assert!(found[0].fatal && found[1].fatal && !found[2].fatal);
         assert_eq!((found[2].have.as_str(), found[2].want.as_str()), ("60", "10 or less"));
         assert!(found[3].have.contains("plugin"));
+    }
+
+    #[test]
+    fn what_keeps_transactions_from_the_standby_is_named_and_what_a_server_does_not_know_is_not() {
+        let of = |settings: &[(&str, &str)]| {
+            let pair = |(name, value): &(&str, &str)| ((*name).to_owned(), (*value).to_owned());
+            filters(&settings.iter().map(pair).collect())
+        };
+        let sound = [
+            ("replicate_do_db", ""),
+            ("binlog_ignore_db", ""),
+            ("replicate_events_marked_for_skip", "replicate"),
+            ("slave_exec_mode", "STRICT"),
+            ("slave_skip_errors", "OFF"),
+        ];
+        assert_eq!((of(&[]), of(&sound)), (vec![], vec![]));
+        for (name, must) in WHOLE {
+            let found = of(&[(name, "anything")]);
+            assert_eq!(found.len(), 1, "{name}");
+            assert!(found[0].fatal && found[0].variable == *name && found[0].have == "anything");
+            let want = if must.is_empty() { "empty" } else { must };
+            assert!(found[0].want.starts_with(want), "{found:?}");
+        }
+        let both = [("slave_exec_mode", "IDEMPOTENT"), ("replica_exec_mode", "IDEMPOTENT")];
+        assert_eq!(
+            of(&both).iter().map(|wrong| wrong.variable.as_str()).collect::<Vec<_>>(),
+            ["replica_exec_mode"]
+        );
     }
 }
