@@ -468,6 +468,7 @@ fn each_mistake_of_a_database_says_what_to_write() {
         ("kind = \"mariadb\"", ["kind", "unknown field"]),
         ("unit = \"mariadb\"", ["\"mariadb\"", "full name"]),
         ("unit = \"dre-vip.service\"", ["dre-vip.service", "dre's own"]),
+        ("unit = \"percona.service\"", ["percona.service", "/etc/systemd/system/mysqld.service"]),
         ("socket = \"mysqld.sock\"", ["mysqld.sock", "absolute path"]),
         ("port = 0", ["port = 0", "write 3306"]),
         ("agent_port = 70000", ["agent_port = 70000", "write 1696"]),

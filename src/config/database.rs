@@ -36,6 +36,9 @@ pub struct Database {
 const SECONDS: RangeInclusive<u64> = 1..=86_400;
 /// `sun_path` of sockaddr_un, less the NUL.
 const SOCKET_MAX: usize = 107;
+/// What the server's unit may be called, or what it may be an instance of: dre-mysql ends a server that does not stop taking writes, and
+/// may end these alone (config/50-dre.rules).
+const SERVERS: [&str; 3] = ["mariadb", "mysql", "mysqld"];
 /// MariaDB's longest account name.
 const USER_MAX: usize = 128;
 
@@ -56,6 +59,17 @@ impl Database {
         let unit = word(&raw.unit, "mariadb.service");
         if let Some(given) = &raw.unit {
             service_name(bad, given, "mariadb.service");
+            // What is no unit's name at all was said.
+            if unit.ends_with(".service") && !unit.ends_with("@.service") && !is_server(&unit) {
+                bad.add(
+                    &given.place,
+                    format!("unit = {unit:?}"),
+                    "a server that does not stop taking writes when the lease ends is killed, and dre-mysql may kill mariadb.service, \
+                     mysql.service, mysqld.service and their instances alone (50-dre.rules): this one would go on writing",
+                    "give the unit's file one of these names, as /etc/systemd/system/mysqld.service, and write that; an alias does not do, \
+                     because systemd asks for the right by the file's name",
+                );
+            }
         }
         if services.active.iter().chain(&services.standby).any(|listed| *listed == unit) {
             let place = raw.unit.as_ref().map_or(&raw.place, |given| &given.place);
@@ -160,6 +174,13 @@ impl Database {
     }
 }
 
+fn is_server(unit: &str) -> bool {
+    let Some(name) = unit.strip_suffix(".service") else { return false };
+    let (name, instance) = name.split_once('@').map_or((name, None), |(name, of)| (name, Some(of)));
+    let fine = |of: &str| !of.is_empty() && of.chars().all(|c| c.is_ascii_alphanumeric() || "_-".contains(c));
+    SERVERS.contains(&name) && instance.is_none_or(fine)
+}
+
 fn is_socket(path: &Path) -> bool {
     path.is_absolute() && path.as_os_str().len() <= SOCKET_MAX && path.file_name().is_some()
 }
@@ -191,4 +212,34 @@ fn seconds(bad: &mut Findings, given: Option<&At<u64>>, name: &str, default: u64
         );
     }
     Duration::from_secs(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Who may be named and not killed would go on taking writes: both say the same.
+    #[test]
+    fn the_servers_that_may_be_named_are_those_that_may_be_killed() {
+        let rules = include_str!("../../config/50-dre.rules");
+        let pattern =
+            format!("/^({})(@[A-Za-z0-9_-]+)?\\.service$/.test(action.lookup(\"unit\"))", SERVERS.join("|"));
+        assert!(rules.contains(&pattern), "{pattern} is not in\n{rules}");
+        for (unit, may) in [
+            ("mariadb.service", true),
+            ("mysql.service", true),
+            ("mysqld.service", true),
+            ("mariadb@2.service", true),
+            ("mysqld@one_A-2.service", true),
+            ("mariadb@.service", false),
+            ("mariadb@a.b.service", false),
+            ("mariadb@a@b.service", false),
+            ("percona.service", false),
+            ("mysql2.service", false),
+            ("mariadb", false),
+            ("mariadb.socket", false),
+        ] {
+            assert_eq!(is_server(unit), may, "{unit}");
+        }
+    }
 }
