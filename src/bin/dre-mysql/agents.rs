@@ -2,20 +2,21 @@
 //! the peer made. One link at a time, another one when it breaks.
 //!
 //! Whether a way is open does not depend on what the machine has to say, which may be nothing for a while (a server that is down is
-//! told nothing of): [`Said::Lives`] is said anyway.
+//! told nothing of): [`Said::Lives`] is said anyway. A word that no agent says ends the connection: what is in it goes no further.
 
+use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use dre::config::Link;
 use dre::database::talk::{self, Said};
 use dre::logic::db::facts::Tell;
 use dre::notice::{Notice, Priority};
 use dre::shell::journal::Journal;
-use dre::shell::secure::{self, Came, Connection, Listener, Pass};
+use dre::shell::secure::{self, Came, Connection, Error, Listener, Pass};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
@@ -30,6 +31,8 @@ const SILENT: Duration = Duration::from_secs(3);
 /// A handshake on a link that works takes some milliseconds.
 const STAGGER: Duration = Duration::from_millis(300);
 const SEND_WITHIN: Duration = Duration::from_secs(2);
+/// A peer whose words are refused comes again at once: it is said this often at most.
+const SAY_EVERY: Duration = Duration::from_secs(60);
 
 /// What comes of it.
 pub enum Heard {
@@ -100,6 +103,27 @@ async fn give(connection: Connection, donor: PathBuf, journal: Journal) {
     journal.log(Notice::Database { priority, text });
 }
 
+/// Says of a word that it was refused, and the connection with it.
+struct Refusals {
+    said: Cell<Option<Instant>>,
+    journal: Journal,
+}
+
+impl Refusals {
+    fn say(&self, error: &Error) {
+        let said = self.said.get().is_some_and(|at| at.elapsed() < SAY_EVERY);
+        if said || !matches!(error, Error::Malformed(_) | Error::TooLong(_)) {
+            return;
+        }
+        self.said.set(Some(Instant::now()));
+        let text = format!(
+            "a word of the peer's agent is refused, and its connection ended: {error}; install the same version of dre on both nodes, and \
+             look at dre-mysql there"
+        );
+        self.journal.log(Notice::Trouble { text });
+    }
+}
+
 async fn listen(
     mut listener: Listener,
     donor: PathBuf,
@@ -109,6 +133,7 @@ async fn listen(
 ) {
     // The newest connection counts: an older one is what a link that was cut has left.
     let mut guest: Option<tokio::task::JoinHandle<()>> = None;
+    let refusals = Rc::new(Refusals { said: Cell::new(None), journal: journal.clone() });
     // Who proved the key and has not said yet what for.
     let mut newcomers = JoinSet::new();
     loop {
@@ -125,8 +150,9 @@ async fn listen(
                 }
                 ways.send_modify(|ways| ways.1 = true);
                 let (heard, ways, journal) = (heard.clone(), Rc::clone(&ways), journal.clone());
+                let refusals = Rc::clone(&refusals);
                 guest = Some(tokio::task::spawn_local(async move {
-                    let ended = attend(&mut connection, word, &heard).await;
+                    let ended = attend(&mut connection, word, &heard, &refusals).await;
                     ways.send_modify(|ways| ways.1 = false);
                     journal.log(Notice::Detail { text: format!("the peer's agent is not heard: {ended}") });
                 }));
@@ -135,11 +161,11 @@ async fn listen(
         };
         match came {
             Ok(Came { result: Ok(mut connection), .. }) => {
+                let refusals = Rc::clone(&refusals);
                 newcomers.spawn_local(async move {
-                    match timeout(SILENT, connection.receive::<Said>()).await {
-                        Ok(Ok(word)) => Some((connection, word)),
-                        _ => None,
-                    }
+                    let word = timeout(SILENT, connection.receive::<Said>()).await.ok()?;
+                    let word = word.inspect_err(|error| refusals.say(error)).ok()?;
+                    Some((connection, word))
                 });
             }
             Ok(Came { from, result: Err(error) }) => {
@@ -153,7 +179,12 @@ async fn listen(
 }
 
 /// Hears the peer's agent, beginning with its first word, until it is not heard any more; why.
-async fn attend(connection: &mut Connection, first: Said, heard: &mpsc::UnboundedSender<Heard>) -> String {
+async fn attend(
+    connection: &mut Connection,
+    first: Said,
+    heard: &mpsc::UnboundedSender<Heard>,
+    refusals: &Refusals,
+) -> String {
     let mut word = first;
     loop {
         match word {
@@ -163,7 +194,10 @@ async fn attend(connection: &mut Connection, first: Said, heard: &mpsc::Unbounde
         }
         word = match timeout(SILENT, connection.receive::<Said>()).await {
             Ok(Ok(word)) => word,
-            Ok(Err(error)) => return error.to_string(),
+            Ok(Err(error)) => {
+                refusals.say(&error);
+                return error.to_string();
+            }
             Err(_) => return "it says nothing any more".into(),
         };
     }
@@ -324,6 +358,43 @@ mod tests {
                 opened(&mut from_one).await;
             })
             .await;
+        });
+    }
+
+    /// Authenticated is not the same as sound: the peer's disk, or its server, may have gone mad.
+    #[test]
+    fn a_word_with_what_no_server_prints_is_not_heard_and_ends_the_connection() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        LocalSet::new().block_on(&runtime, async {
+            let port = 25_000 + u16::try_from(std::process::id() % 20_000).expect("a port");
+            let links = [link("only", [127, 0, 75, 1], [127, 0, 75, 2])];
+            let (_one, mut heard) = agents(&links, port, "hadev1", "hadev2");
+            let (local, door) = ([127, 0, 75, 2].into(), SocketAddr::from(([127, 0, 75, 1], port)));
+            let peer = Pass::of_database(&KEY, "mysql", "hadev2", "hadev1");
+            let said = |source: &str, high| {
+                let has = Gtids::MySql([(source.to_owned(), vec![(1, high)])].into());
+                Said::Tell(Tell::HandedOver { has })
+            };
+            let uuid = "aaaaaaaa-71ca-11e1-9e33-c80aa9429562";
+            for (first, hostile) in [
+                (Said::Lives, said("'); SHUTDOWN; SELECT ('", 5)),
+                (Said::Lives, said(uuid, u64::MAX)),
+                // As its very first word.
+                (said(uuid, u64::MAX), Said::Lives),
+            ] {
+                let mut connection = secure::connect(local, door, &peer).await.expect("the peer");
+                connection.send(&first).await.expect("sent");
+                let _ = connection.send(&hostile).await;
+                let end =
+                    timeout(Duration::from_secs(2), connection.receive::<Said>()).await.expect("it ends");
+                assert!(end.is_err(), "{end:?}");
+            }
+            let mut connection = secure::connect(local, door, &peer).await.expect("the peer");
+            connection.send(&said(uuid, 7)).await.expect("sent");
+            let told = timeout(Duration::from_secs(2), heard.recv()).await.expect("heard");
+            let Some(Heard::Told(tell)) = told else { panic!("another thing was heard before it") };
+            let Tell::HandedOver { has } = *tell else { panic!("{tell:?}") };
+            assert_eq!(has.to_string(), format!("{uuid}:1-7"));
         });
     }
 

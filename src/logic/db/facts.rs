@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::gtids::Unchecked;
 use crate::database::{Charge, Word};
 use crate::notice::Priority;
 
-/// Transactions a server has.
+/// Transactions a server has. What comes from elsewhere, the peer or the disk, is one that a server could print, or is refused: it is put
+/// into statements, and counted with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "Unchecked")]
 pub enum Gtids {
     /// MariaDB's `gtid_binlog_state`, `gtid_slave_pos`, `Gtid_IO_Pos`: the newest sequence number by domain and server.
     MariaDb(BTreeMap<(u32, u32), u64>),

@@ -7,10 +7,50 @@
 use std::collections::BTreeMap;
 use std::fmt;
 
+use serde::{Deserialize, Serialize};
+
 use super::facts::{Flavor, Gtids};
 
 /// One who wrote, in MariaDB's ids: domain and server.
 type Writer = (u32, u32);
+
+/// No server numbers its transactions beyond this (MySQL: `GNO_END`), and the ends of ranges can be counted with.
+const NUMBER_MAX: u64 = i64::MAX as u64;
+/// Letters of a tag of MySQL's.
+const TAG_MAX: usize = 32;
+/// Where the dashes of a uuid are.
+const DASHES: [usize; 4] = [8, 13, 18, 23];
+
+/// Most writers and ranges that are taken from elsewhere: sets are compared pair by pair. A server whose commits stay in order has one
+/// range a writer.
+const RANGES_MAX: usize = 4096;
+
+/// [`Gtids`] as they are on the wire and on the disk.
+#[derive(Deserialize)]
+pub enum Unchecked {
+    MariaDb(BTreeMap<Writer, u64>),
+    MySql(BTreeMap<String, Vec<(u64, u64)>>),
+}
+
+impl TryFrom<Unchecked> for Gtids {
+    type Error = &'static str;
+
+    fn try_from(unchecked: Unchecked) -> Result<Self, Self::Error> {
+        let many = match &unchecked {
+            Unchecked::MariaDb(newest) => newest.len(),
+            Unchecked::MySql(sets) => sets.values().map(Vec::len).sum(),
+        };
+        if many > RANGES_MAX {
+            return Err("more ranges of transactions than are compared");
+        }
+        let (flavor, gtids) = match unchecked {
+            Unchecked::MariaDb(newest) => (Flavor::MariaDb, Self::MariaDb(newest)),
+            Unchecked::MySql(sets) => (Flavor::MySql, Self::MySql(sets)),
+        };
+        let printed = Self::parse(flavor, &gtids.to_string());
+        if printed.as_ref() == Some(&gtids) { Ok(gtids) } else { Err("no transactions that a server prints") }
+    }
+}
 
 /// Some of what is missing, for an operator: how many, and which.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,12 +61,22 @@ pub struct Missing {
 }
 
 /// Transactions of one writer, the ends included.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "(String, u64, u64)")]
 pub struct Range {
     /// MariaDB: `domain-server`; MySQL: the uuid, with its tag.
     pub writer: String,
     pub low: u64,
     pub high: u64,
+}
+
+impl TryFrom<(String, u64, u64)> for Range {
+    type Error = &'static str;
+
+    fn try_from((writer, low, high): (String, u64, u64)) -> Result<Self, Self::Error> {
+        let holds = 0 < low && low <= high && high <= NUMBER_MAX;
+        if holds { Ok(Self { writer, low, high }) } else { Err("no range of transactions") }
+    }
 }
 
 impl Range {
@@ -63,7 +113,7 @@ impl Gtids {
                     let domain = numbers.next()?.parse().ok()?;
                     let server = numbers.next()?.parse().ok()?;
                     let sequence: u64 = numbers.next()?.parse().ok()?;
-                    if numbers.next().is_some() {
+                    if numbers.next().is_some() || sequence > NUMBER_MAX {
                         return None;
                     }
                     let known = newest.entry((domain, server)).or_default();
@@ -76,18 +126,21 @@ impl Gtids {
                 for part in parts {
                     let (uuid, ranges) = part.split_once(':')?;
                     let uuid = uuid.to_ascii_lowercase();
+                    if !is_uuid(&uuid) {
+                        return None;
+                    }
                     let mut source = uuid.clone();
                     for piece in ranges.split(':') {
                         if piece.starts_with(|c: char| c.is_ascii_digit()) {
                             let (low, high) = piece.split_once('-').unwrap_or((piece, piece));
                             let range: (u64, u64) = (low.parse().ok()?, high.parse().ok()?);
-                            if range.0 == 0 || range.0 > range.1 {
+                            if range.0 == 0 || range.0 > range.1 || range.1 > NUMBER_MAX {
                                 return None;
                             }
                             sets.entry(source.clone()).or_default().push(range);
-                        } else if piece.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_') {
+                        } else if is_tag(piece) {
                             // MySQL 8.4's tags: the ranges that follow belong to it.
-                            source = format!("{uuid}:{piece}");
+                            source = format!("{uuid}:{}", piece.to_ascii_lowercase());
                         } else {
                             return None;
                         }
@@ -161,15 +214,13 @@ impl Gtids {
                 Self::tops(theirs)
                     .iter()
                     .map(|(domain, top)| top.saturating_sub(mine.get(domain).copied().unwrap_or(0)))
-                    .sum()
+                    .fold(0, u64::saturating_add)
             }
             (Self::MySql(mine), Self::MySql(theirs)) => theirs
                 .iter()
-                .map(|(source, ranges)| {
-                    let has = mine.get(source).map_or(&[][..], Vec::as_slice);
-                    without(ranges, has).iter().map(|(low, high)| high - low + 1).sum::<u64>()
-                })
-                .sum(),
+                .flat_map(|(source, ranges)| without(ranges, mine.get(source).map_or(&[][..], Vec::as_slice)))
+                .map(|(low, high)| high - low + 1)
+                .fold(0, u64::saturating_add),
             _ => 0,
         }
     }
@@ -232,15 +283,14 @@ impl Gtids {
 
     /// The same in words. Of MariaDB the count is an upper bound: the numbers between two of one server may be another's.
     pub fn beyond(&self, other: &Self) -> Option<Missing> {
-        let mut missing = Missing { count: 0, which: String::new() };
-        let flavor = match self {
+        Missing::of(self.flavor(), &self.ranges_beyond(other))
+    }
+
+    pub const fn flavor(&self) -> Flavor {
+        match self {
             Self::MariaDb(_) => Flavor::MariaDb,
             Self::MySql(_) => Flavor::MySql,
-        };
-        for range in self.ranges_beyond(other) {
-            missing.add(range.count(), &range.shown(flavor));
         }
-        missing.found()
     }
 
     /// What is here, was not written by the peer's server, and is not there: histories have forked if that one has gone on.
@@ -267,8 +317,17 @@ pub struct Who<'a> {
 const WHICH_MAX: usize = 200;
 
 impl Missing {
+    /// Nothing, if there are no ranges.
+    pub fn of(flavor: Flavor, ranges: &[Range]) -> Option<Self> {
+        let mut missing = Self { count: 0, which: String::new() };
+        for range in ranges {
+            missing.add(range.count(), &range.shown(flavor));
+        }
+        missing.found()
+    }
+
     fn add(&mut self, count: u64, which: &str) {
-        self.count += count;
+        self.count = self.count.saturating_add(count);
         if self.which.ends_with('…') {
             return;
         }
@@ -314,6 +373,31 @@ pub fn target(gtids: &Gtids) -> String {
     }
     let parts: Vec<String> = tops.iter().map(|(d, (s, n))| format!("{d}-{s}-{n}")).collect();
     parts.join(",")
+}
+
+fn is_uuid(text: &str) -> bool {
+    text.len() == 36
+        && text.bytes().enumerate().all(|(at, byte)| match DASHES.contains(&at) {
+            true => byte == b'-',
+            false => byte.is_ascii_hexdigit(),
+        })
+}
+
+fn is_tag(text: &str) -> bool {
+    text.len() <= TAG_MAX
+        && text.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+/// Of these what is not among those, writer by writer.
+pub fn except(ranges: &[Range], those: &[Range]) -> Vec<Range> {
+    let of = |range: &Range| {
+        let taken = those.iter().filter(|taken| taken.writer == range.writer);
+        let taken = joined(taken.map(|taken| (taken.low, taken.high)).collect());
+        let rest = without(&[(range.low, range.high)], &taken).into_iter();
+        rest.map(|(low, high)| Range { writer: range.writer.clone(), low, high }).collect::<Vec<_>>()
+    };
+    ranges.iter().flat_map(of).collect()
 }
 
 /// Sorted, and what touches made one.
@@ -384,6 +468,96 @@ mod tests {
         }
         for text in ["x", "x:3-1", "x:0", "x:1-y"] {
             assert_eq!(Gtids::parse(Flavor::MySql, text), None, "{text}");
+        }
+        for rest in ["3-1", "0", "1-y", "1-9223372036854775808", "1-18446744073709551615", "t'ag:1", ""] {
+            assert_eq!(Gtids::parse(Flavor::MySql, &format!("{A}:{rest}")), None, "{rest}");
+        }
+        for uuid in [&A[1..], &A.replace('-', "0"), &A.replace('a', "g"), &format!("{A}0")] {
+            assert_eq!(Gtids::parse(Flavor::MySql, &format!("{uuid}:1")), None, "{uuid}");
+        }
+        assert_eq!(Gtids::parse(Flavor::MySql, &format!("{A}:{}:1", "t".repeat(33))), None);
+    }
+
+    /// What a peer that went mad, or a damaged disk, could say: none of it gets as far as a statement or a sum.
+    #[test]
+    fn what_no_server_prints_is_refused_wherever_it_comes_from() {
+        #[derive(Serialize)]
+        enum Wire {
+            MariaDb(BTreeMap<Writer, u64>),
+            MySql(BTreeMap<String, Vec<(u64, u64)>>),
+        }
+        let read = |wire: &Wire| {
+            let bytes = postcard::to_stdvec(wire).expect("bytes");
+            postcard::from_bytes::<Gtids>(&bytes).ok()
+        };
+        let sets =
+            |source: &str, ranges: &[(u64, u64)]| Wire::MySql([(source.to_owned(), ranges.to_vec())].into());
+        let tagged = format!("{A}:tag");
+        for (source, ranges) in [
+            ("'); SHUTDOWN; SELECT ('", &[(1, 5)][..]),
+            (&format!("{A}:1,{B}"), &[(1, 5)]),
+            (&format!("{A}:1"), &[(1, 5)]),
+            (&format!("{A}:"), &[(1, 5)]),
+            (&format!("{A}:t'ag"), &[(1, 5)]),
+            (&format!("{A}:Tag"), &[(1, 5)]),
+            (&format!("{A}:one:two"), &[(1, 5)]),
+            (&A.to_uppercase(), &[(1, 5)]),
+            (&format!(" {A}"), &[(1, 5)]),
+            ("", &[(1, 5)]),
+            (A, &[]),
+            (&tagged, &[]),
+            (A, &[(0, 5)]),
+            (A, &[(0, u64::MAX)]),
+            (A, &[(1, u64::MAX)]),
+            (A, &[(5, 4)]),
+            // Not as a server prints them: in order, and apart.
+            (A, &[(7, 9), (1, 3)]),
+            (A, &[(1, 5), (3, 9)]),
+            (A, &[(1, 5), (6, 9)]),
+        ] {
+            assert_eq!(read(&sets(source, ranges)), None, "{source} {ranges:?}");
+        }
+        assert_eq!(read(&Wire::MariaDb([((0, 1), u64::MAX)].into())), None);
+        let many = |count: u64| (1..=count).map(|n| (n * 2, n * 2)).collect::<Vec<_>>();
+        assert!(read(&sets(A, &many(4096))).is_some() && read(&sets(A, &many(4097))).is_none());
+        // And what one prints comes through as it is.
+        for gtids in
+            [my(&format!("{A}:1-5:7,{tagged}:2,{B}:1-9223372036854775807")), my(""), maria("0-1-5,0-2-9")]
+        {
+            let bytes = postcard::to_stdvec(&gtids).expect("bytes");
+            assert_eq!(postcard::from_bytes::<Gtids>(&bytes).ok(), Some(gtids));
+        }
+    }
+
+    /// The largest numbers there may be, of many writers.
+    #[test]
+    fn counts_end_at_the_largest_number_and_nothing_breaks() {
+        let most = NUMBER_MAX;
+        let all = my(&format!("{A}:1-{most},{A}:tag:1-{most},{B}:1-{most}"));
+        assert_eq!(my("").behind(&all), u64::MAX);
+        assert_eq!(all.beyond(&my("")).map(|missing| missing.count), Some(u64::MAX));
+        assert_eq!(
+            all.beyond(&my(&format!("{A}:1-{most}:tag:2-{most}"))).map(|missing| missing.count),
+            Some(most + 1)
+        );
+        assert!(all.covers(&all.clone().union(&my(&format!("{B}:{most}")))));
+        let domains = maria(&format!("0-1-{most},1-1-{most},2-1-{most}"));
+        assert_eq!(maria("").behind(&domains), u64::MAX);
+        assert_eq!(domains.beyond(&maria("")).map(|missing| missing.count), Some(u64::MAX));
+    }
+
+    #[test]
+    fn ranges_but_those_are_taken_away_writer_by_writer() {
+        let range = |writer: &str, low, high| Range { writer: writer.into(), low, high };
+        let all = [range(A, 1, 9), range(B, 4, 6)];
+        assert_eq!(except(&all, &[]), all);
+        assert_eq!(except(&all, &[range(A, 8, 9), range(A, 1, 3), range(B, 1, 9)]), [range(A, 4, 7)]);
+        assert_eq!(except(&all, &[range("other", 1, 9), range(B, 5, 5)]).len(), 3);
+        assert_eq!(except(&all, &all), []);
+        // As they are kept.
+        for (low, high, holds) in [(1, 1, true), (0, 4, false), (5, 4, false), (1, u64::MAX, false)] {
+            let bytes = postcard::to_stdvec(&range(A, low, high)).expect("bytes");
+            assert_eq!(postcard::from_bytes::<Range>(&bytes).is_ok(), holds, "{low}-{high}");
         }
     }
 
