@@ -103,7 +103,15 @@ impl Agent {
         let keep = self.setup.keep_users.clone();
         let next = match (op, result) {
             (Op::KillServer, Ok(_)) => return self.demoted(now, demotion, None, out),
-            (Op::KillServer, Err(_)) => {
+            (Op::KillServer, Err(failure)) => {
+                let why = match failure {
+                    Failure::Gone { text } => text,
+                    other => other.words(),
+                };
+                out.push(Action::Note {
+                    priority: Priority::Error,
+                    text: format!("the server's unit could not be killed, and is tried again: {why}"),
+                });
                 // What became of it is unknown, and that is said; it goes on all the same.
                 if let Some(serial) = demotion.serial.take() {
                     out.push(Action::Say(Word::Demoted { serial, clean: false }));

@@ -505,6 +505,21 @@ fn every_bug_put_into_these_stories_is_noticed() {
     }
 }
 
+/// systemd did not let it: why is for the journal, and it is tried again.
+#[test]
+fn a_server_that_could_not_be_killed_is_told_with_the_reason() {
+    let mut stage = Stage::active(setup());
+    stage.answers = None;
+    stage.event(Event::Charged(Charge::Demote { serial: 7, bound_ms: 300 }));
+    stage.run(2_000);
+    assert_eq!(stage.ops.last(), Some(&Op::KillServer), "{:?}", stage.ops);
+    let id = stage.running.take().expect("it is being killed");
+    let why = "Failed to kill unit: Access denied";
+    stage.event(Event::Done { id, result: Err(Failure::Gone { text: why.into() }) });
+    assert!(stage.notes.iter().any(|note| note.contains("could not be killed") && note.contains(why)));
+    assert!(stage.words.contains(&Word::Demoted { serial: 7, clean: false }), "{:?}", stage.words);
+}
+
 /// The lease ends, nobody says so, and the server answers nothing: it is ended by force, half a second later.
 #[test]
 fn a_lease_that_ends_before_a_server_that_hangs_ends_the_server() {
