@@ -68,6 +68,12 @@ pub struct DatabaseStatus {
     pub settings: Vec<DatabaseSetting>,
     /// Accounts that write through read_only.
     pub admins: Vec<String>,
+    /// Transactions that are on this server alone and were accepted (`accept-errant`): so many.
+    pub accepted: u64,
+    /// Which, as the product writes them.
+    pub accepted_which: String,
+    /// For so many milliseconds more the next promotion takes what is here, whatever is missing (`promote --force`); 0 = it does not.
+    pub forced_ms: u64,
     pub dre_version: String,
 }
 

@@ -23,8 +23,8 @@ const ANSWER_WITHIN: Duration = Duration::from_secs(5);
 /// What is told of a copy holds for so long.
 const TOLD_FOR: Duration = Duration::from_secs(5);
 
-/// An operator's word on its way to the loop, and where its sentence goes.
-pub type Asked = (Command, oneshot::Sender<String>);
+/// An operator's word on its way to the loop, and where its sentence goes: what comes of it, or why nothing does.
+pub type Asked = (Command, oneshot::Sender<Result<String, String>>);
 
 /// Serves `listener` on a thread of its own until the sender of `changed` is dropped.
 pub fn serve(
@@ -113,7 +113,7 @@ impl Database {
         let (reply, answer) = oneshot::channel();
         self.shared.asks.try_send((command, reply)).map_err(|_| busy())?;
         match timeout(ANSWER_WITHIN, answer).await {
-            Ok(Ok(done)) => Ok(Done { done }),
+            Ok(Ok(answer)) => answer.map(|done| Done { done }).map_err(|reason| Fault::Refused { reason }),
             _ => Err(busy()),
         }
     }

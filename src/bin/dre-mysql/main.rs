@@ -170,6 +170,31 @@ impl Daemon {
         }
     }
 
+    /// An operator's word: what comes of it, or why nothing does.
+    fn asked(&mut self, command: Command) -> Result<String, String> {
+        if let Some(why) = self.agent.refuses(&command) {
+            return Err(why.into());
+        }
+        self.event(Event::Asked(command.clone()));
+        Ok(match command {
+            Command::Promote { force: true } => {
+                "the next promotion here takes what this server has, whatever is missing, if it comes within 10 min; now: drectl \
+                 switchover, or drectl lease take"
+                    .into()
+            }
+            Command::Promote { force: false } => "the next promotion here is one like any other".into(),
+            Command::AcceptErrant => {
+                let accepted = self.agent.accepted();
+                let which = accepted.map_or_else(String::new, |it| format!(" ({}: {})", it.count, it.which));
+                format!(
+                    "this server replicates again, its own transactions{which} stay, and no later ones are accepted with them; if the \
+                     histories contradict each other, the applier stops with an error"
+                )
+            }
+            Command::Reseeded => "what was kept of the old data is forgotten".into(),
+        })
+    }
+
     fn charges(&mut self) {
         for _ in 0..CHARGES_MAX {
             let Some(stream) = &mut self.stream else { return };
@@ -319,20 +344,7 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
                 }
             }
             Some((command, reply)) = asked.recv() => {
-                let sentence = match &command {
-                    Command::Promote { force: true } => {
-                        "the next promotion here takes what this server has, whatever is missing; now: drectl switchover, or \
-                         drectl lease take"
-                    }
-                    Command::Promote { force: false } => "the next promotion here is one like any other",
-                    Command::AcceptErrant => {
-                        "this server replicates again, its own transactions stay; if the histories contradict each other, the \
-                         applier stops with an error"
-                    }
-                    Command::Reseeded => "what was kept of the old data is forgotten",
-                };
-                daemon.event(Event::Asked(command));
-                let _ = reply.send(sentence.into());
+                let _ = reply.send(daemon.asked(command));
             }
             _ = hangup.recv() => {
                 notify.reloading();

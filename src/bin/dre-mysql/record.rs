@@ -48,15 +48,22 @@ fn write(directory: &Path, record: &Record) -> io::Result<()> {
     fs::rename(&new, directory.join(NAME))
 }
 
-/// What was kept; nothing if there is none, or another version wrote it.
+/// What was kept; nothing if there is none, or what is there is no record.
 pub fn read(directory: &Path) -> Record {
-    let bytes = fs::read(directory.join(NAME)).unwrap_or_default();
-    postcard::from_bytes(&bytes).unwrap_or_default()
+    let mut bytes = fs::read(directory.join(NAME)).unwrap_or_default();
+    postcard::from_bytes(&bytes).unwrap_or_else(|_| {
+        // One of before ends where the list of what was accepted begins now: an empty one.
+        bytes.push(0);
+        postcard::from_bytes(&bytes).unwrap_or_default()
+    })
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
     use dre::logic::db::facts::{Flavor, Gtids};
+    use dre::logic::db::gtids::Range;
 
     use super::*;
 
@@ -66,11 +73,40 @@ mod tests {
         fs::create_dir_all(&dir).expect("a directory");
         assert_eq!(read(&dir), Record::default());
         let gtids = Gtids::parse(Flavor::MariaDb, "0-1-5,0-2-9").expect("gtids");
-        let record =
-            Record { received: Some(gtids.clone()), promoted: Some((7, gtids)), meant: 8, alone: true };
+        let accepted = vec![Range { writer: "0-1".into(), low: 4, high: 5 }];
+        let record = Record {
+            received: Some(gtids.clone()),
+            promoted: Some((7, gtids)),
+            meant: 8,
+            alone: true,
+            accepted,
+        };
         write(&dir, &record).expect("written");
         assert_eq!(read(&dir), record);
         fs::write(dir.join(NAME), b"\x07").expect("written");
+        assert_eq!(read(&dir), Record::default());
+        fs::remove_dir_all(&dir).expect("removed");
+    }
+
+    /// Byte for byte as 0.1.0 wrote it, whose record ended with `alone`.
+    #[test]
+    fn a_record_of_before_is_read_with_nothing_accepted() {
+        let dir = std::env::temp_dir().join(format!("dre-record-before-{}", std::process::id()));
+        fs::create_dir_all(&dir).expect("a directory");
+        let gtids = Gtids::parse(Flavor::MariaDb, "0-1-5,0-2-9").expect("gtids");
+        let before = (Some(gtids.clone()), Some((7_u64, gtids.clone())), 8_u64, true);
+        fs::write(dir.join(NAME), postcard::to_stdvec(&before).expect("bytes")).expect("written");
+        let record = Record {
+            received: Some(gtids.clone()),
+            promoted: Some((7, gtids)),
+            meant: 8,
+            alone: true,
+            accepted: vec![],
+        };
+        assert_eq!(read(&dir), record);
+        // What no server prints is not believed of a disk either.
+        let forged = Gtids::MySql(BTreeMap::from([("'); SHUTDOWN; --".to_owned(), vec![(1, u64::MAX)])]));
+        write(&dir, &Record { received: Some(forged), ..record }).expect("written");
         assert_eq!(read(&dir), Record::default());
         fs::remove_dir_all(&dir).expect("removed");
     }

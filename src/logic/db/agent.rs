@@ -57,6 +57,8 @@ const STALLED: Duration = Duration::from_millis(50);
 const QUEUE_WITHIN: Duration = Duration::from_millis(20);
 /// An agent that is stopped waits so long for the role to go to the peer.
 const STOP_WITHIN: Duration = Duration::from_secs(3);
+/// How long an operator's word stands that the next promotion takes what is here. One of last week is not meant for today's failover.
+const FORCE_FOR: Duration = Duration::from_secs(600);
 /// How long a standby that tries to receive is not sent anything until the server is helped.
 const UNSERVED_MAX: Duration = Duration::from_secs(10);
 /// How long a standby that hears nothing of the ACTIVE stays one that could take over: that one may have gone on alone.
@@ -228,9 +230,8 @@ pub struct Agent {
     accompanied: Moment,
     /// Since when the standby tries to receive, and this server sends it nothing.
     unserved: Option<Moment>,
-    /// The operator said that errant transactions may be.
-    accepted: bool,
-    forced: bool,
+    /// An operator said that the next promotion takes what is here, whatever is missing; until when.
+    forced: Option<Moment>,
     /// What the peer handed over, and has been used for nothing yet.
     handed: Option<Handed>,
     relay_lost: Option<u64>,
@@ -293,8 +294,7 @@ impl Agent {
             ring: false,
             accompanied: now,
             unserved: None,
-            accepted: false,
-            forced: false,
+            forced: None,
             handed: None,
             relay_lost: None,
             refused: None,
@@ -338,7 +338,7 @@ impl Agent {
                     }
                 }
             }
-            Event::Asked(command) => self.asked(command),
+            Event::Asked(command) => self.asked(now, &command),
             Event::Stop => self.stopping = self.stopping.or(Some(now)),
         }
     }
@@ -451,7 +451,7 @@ impl Agent {
     fn charged(&mut self, now: Moment, charge: Charge, out: &mut Vec<Action>) {
         match charge {
             Charge::Promote { term, planned, force } => {
-                self.begin_promotion(now, term, planned, force || self.forced, out);
+                self.begin_promotion(now, term, planned, force || self.forced.is_some(), out);
                 // Until the first word of the lease comes; it follows at once.
                 self.until = self.until.max(now + self.setup.dead_after);
             }
@@ -476,6 +476,9 @@ impl Agent {
         if matches!(self.duty, Duty::Active { .. }) && duty == Duty::None {
             self.compared = false;
         }
+        if matches!(self.duty, Duty::Active { writes: true, .. }) {
+            self.forced = None;
+        }
         self.duty = duty;
         (self.duty_since, self.stalled, self.lapsed) = (now, None, None);
         self.semi = SemiSet::Unknown;
@@ -483,21 +486,42 @@ impl Agent {
         (self.write_failed, self.refused, self.relay_lost) = (None, None, None);
     }
 
-    fn asked(&mut self, command: Command) {
+    fn asked(&mut self, now: Moment, command: &Command) {
+        if self.refuses(command).is_some() {
+            return;
+        }
         match command {
             Command::Promote { force } => {
-                self.forced = force;
-                self.force_promotion(force);
+                self.forced = force.then(|| now + FORCE_FOR);
+                self.force_promotion(*force);
             }
-            Command::AcceptErrant => self.accepted = true,
+            Command::AcceptErrant => {
+                let alone = self.alone();
+                self.change_record(|record| record.accepted = alone);
+                self.kept_at = Moment::ZERO;
+            }
             Command::Reseeded => {
                 self.record = Record::default();
                 self.unkept = true;
                 self.kept_at = Moment::ZERO;
-                (self.accepted, self.relay_lost) = (false, None);
+                self.relay_lost = None;
                 (self.in_step, self.ahead, self.lags) = (None, None, None);
                 (self.left_behind, self.compared, self.suspect) = (0, false, false);
             }
+        }
+    }
+
+    /// An operator's word that nobody came to need.
+    fn watch_force(&mut self, now: Moment, out: &mut Vec<Action>) {
+        if self.forced.is_some_and(|until| now >= until) && !self.is_planted(Planted::ForcedForEver) {
+            self.forced = None;
+            out.push(Action::Note {
+                priority: Priority::Notice,
+                text: format!(
+                    "no promotion came within {} min of db promote --force: the next one is one like any other",
+                    FORCE_FOR.as_secs() / 60
+                ),
+            });
         }
     }
 
@@ -566,6 +590,7 @@ impl Agent {
         if self.probing.is_some_and(|since| now >= since + PROBE_EVERY + SHELL_LATE) {
             self.probed(now, Err(Failure::Timeout));
         }
+        self.watch_force(now, out);
         if self.duty == Duty::Unknown && now >= self.started + CHARGE_WITHIN {
             self.duty = Duty::None;
         }
@@ -869,6 +894,7 @@ impl Agent {
             self.in_step.map(|at| at + SILENT_MAX),
             self.lags.as_ref().map(|(since, _)| *since + self.setup.max_lag),
             active.then_some(self.accompanied + ALONE_AFTER),
+            self.forced,
             Some(self.started + PROBE_EVERY * 2),
         ]
         .into_iter()
@@ -931,6 +957,10 @@ enum Planted {
     NoSemiSync,
     /// A promotion that was refused is tried again by force.
     ForcedAgain,
+    /// An operator's force stands until it is used, whenever that is.
+    ForcedForEver,
+    /// What was accepted once makes every later fork one that is.
+    AcceptedForEver,
 }
 
 #[cfg(test)]

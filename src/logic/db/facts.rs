@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::gtids::Unchecked;
+use super::gtids::{Range, Unchecked};
 use crate::database::{Charge, Word};
 use crate::notice::Priority;
 
@@ -213,7 +213,7 @@ pub enum Tell {
 pub enum Command {
     /// Promote whatever the applier's error or the lost relay log say.
     Promote { force: bool },
-    /// Replicate although this server has transactions that the peer lacks; strict mode decides.
+    /// Replicate although this server has transactions that the peer lacks: those that it has now. Strict mode decides.
     AcceptErrant,
     /// The server's data is a fresh copy of the peer's.
     Reseeded,
@@ -231,6 +231,8 @@ pub struct Record {
     pub meant: u64,
     /// This server was the last to be ACTIVE, and nobody else could have gone on from where it stood.
     pub alone: bool,
+    /// What was on this server alone when an operator said that it may be. The last field: a record of before has none.
+    pub accepted: Vec<Range>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

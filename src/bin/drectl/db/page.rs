@@ -78,6 +78,24 @@ pub fn page(s: &DatabaseStatus) -> String {
         }
         None => line("peer", "its agent is not heard".into()),
     }
+    if s.accepted > 0 {
+        line(
+            "accepted",
+            format!(
+                "{} transactions that are on this server alone, and no later ones: {}",
+                s.accepted, s.accepted_which
+            ),
+        );
+    }
+    if s.forced_ms > 0 {
+        line(
+            "forced",
+            format!(
+                "the next promotion takes what this server has, whatever is missing; for {} more",
+                age(s.forced_ms)
+            ),
+        );
+    }
     line("semi-sync", s.semi_sync.clone());
     line("durability", format!("{}: {}", s.durability, s.cost));
     for setting in &s.settings {
@@ -164,6 +182,9 @@ mod tests {
             semi_sync: "off (this server is no source)".into(),
             durability: "available".into(),
             cost: "a commit waits 2 s".into(),
+            accepted: 3,
+            accepted_which: "0-1-8490..8492".into(),
+            forced_ms: 65_000,
             ..DatabaseStatus::default()
         };
         let text = page(&status);
@@ -173,6 +194,8 @@ mod tests {
             "do:  nothing is replicated",
             "from 172.16.11.55:3306: receiver stopped, applier STOPPED",
             "hadev2 id 2: ACTIVE, term 7",
+            "3 transactions that are on this server alone, and no later ones: 0-1-8490..8492",
+            "whatever is missing; for 65 s more",
         ] {
             assert!(text.contains(words), "{words:?} is not in\n{text}");
         }

@@ -283,7 +283,7 @@ impl Agent {
             return self.promotion_fails("the server does not answer", out);
         };
         let (who, term) = self.peer.as_ref().map_or((Who { id: 0, uuid: "" }, 0), |p| (p.who(), p.term));
-        let here = probe.has.errant(&handed, who).filter(|_| handed.beyond(&probe.has).is_some());
+        let here = self.errant(probe, &handed, who).filter(|_| handed.beyond(&probe.has).is_some());
         let runs = probe.replica.as_ref().is_some_and(|r| r.receiver != Receiver::Stopped && r.applier);
         let ours = self.own_term() > term;
         let Work::Promote(promotion) = &mut self.work else { return };
@@ -396,7 +396,7 @@ impl Agent {
         out.push(Action::Say(Word::Writable { term: promotion.term }));
         self.work = Work::Idle;
         self.duty = Duty::Active { term: promotion.term, writes: true };
-        (self.write_failed, self.forced, self.suspect) = (None, false, false);
+        (self.write_failed, self.forced, self.suspect) = (None, None, false);
         // This server's own is what counts from here on.
         (self.in_step, self.ahead, self.lags, self.left_behind) = (None, None, None, 0);
         self.change_record(|record| record.received = None);

@@ -12,8 +12,8 @@
 use std::time::Duration;
 
 use super::{ALONE_AFTER, Agent, Duty, Moment, Op, Peer, Planted, SILENT_MAX, WRITE_WITHIN};
-use crate::logic::db::facts::{Action, Flavor, Gtids, Receiver};
-use crate::logic::db::gtids::{Missing, target};
+use crate::logic::db::facts::{Action, Command, Flavor, Gtids, Probe, Receiver};
+use crate::logic::db::gtids::{Missing, Range, Who, except, target};
 
 /// MariaDB: the source's log does not have what the replica asks for.
 const NOT_IN_LOG: u32 = 1236;
@@ -50,8 +50,9 @@ impl Agent {
         {
             return Compared::OwnLost(lost);
         }
-        let Some(here) = probe.has.errant(&peer.has, peer.who()) else { return Compared::Sound };
-        if self.accepted || self.is_planted(Planted::NotCompared) {
+        let Some(here) = self.errant(probe, &peer.has, peer.who()) else { return Compared::Sound };
+        let any = self.is_planted(Planted::AcceptedForEver) && !self.record.accepted.is_empty();
+        if any || self.is_planted(Planted::NotCompared) {
             return Compared::Sound;
         }
         if peer.active {
@@ -61,6 +62,53 @@ impl Agent {
             None => Compared::Waits,
             Some(_) if self.own_term() > peer.term => Compared::PeerForked,
             Some(_) => Compared::Forked(here),
+        }
+    }
+
+    /// What is on this server, was not written by the peer's and is not there, but for what an operator said may be so.
+    pub(super) fn errant(&self, probe: &Probe, there: &Gtids, who: Who) -> Option<Missing> {
+        let alone = probe.has.not_written_by(who).ranges_beyond(there);
+        Missing::of(probe.flavor, &except(&alone, &self.record.accepted))
+    }
+
+    /// The same with what was accepted before.
+    pub(super) fn alone(&self) -> Vec<Range> {
+        let (Some(probe), Some(peer)) = (self.probe.as_deref(), self.peer.as_ref()) else { return vec![] };
+        probe.has.not_written_by(peer.who()).ranges_beyond(&peer.has)
+    }
+
+    /// What an operator accepted and is on this server alone still, as far as is known.
+    pub fn accepted(&self) -> Option<Missing> {
+        let accepted = &self.record.accepted;
+        let alone = self.alone();
+        let still =
+            if self.peer.is_some() { except(&alone, &except(&alone, accepted)) } else { accepted.clone() };
+        Missing::of(self.probe.as_ref()?.flavor, &still)
+    }
+
+    /// Why an operator's word is not followed, and what to do instead.
+    pub fn refuses(&self, command: &Command) -> Option<&'static str> {
+        if *command != Command::AcceptErrant {
+            return None;
+        }
+        if matches!(self.duty, Duty::Active { .. }) {
+            return Some(
+                "this node has the role, so the history that counts is here: there is nothing to accept; the command is for the standby \
+                 that says DIVERGED",
+            );
+        }
+        match self.compare() {
+            Compared::Forked(_) => None,
+            Compared::Unknown => Some(
+                "the peer's agent was not heard since the role last changed, or this server does not answer: nobody knows what is on this \
+                 server alone; once drectl db says DIVERGED, give the command again",
+            ),
+            Compared::OwnLost(_) => Some(
+                "this server lost transactions that the peer still has, and nothing can be accepted for it: drectl db reseed",
+            ),
+            Compared::Sound | Compared::Waits | Compared::PeerForked => Some(
+                "no transaction stands against replicating from the peer: there is nothing to accept; drectl db says how it stands",
+            ),
         }
     }
 

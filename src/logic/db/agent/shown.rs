@@ -55,6 +55,9 @@ impl Agent {
             why_not: self.why_not(now).unwrap_or_default(),
             durability: durability.into(),
             cost: cost.into(),
+            forced_ms: self
+                .forced
+                .map_or(0, |until| u64::try_from(now.until(until).as_millis()).unwrap_or(u64::MAX)),
             peer: self.peer.as_ref().map(|peer| DatabasePeer {
                 term: peer.term,
                 node: self.setup.peer.clone(),
@@ -80,6 +83,9 @@ impl Agent {
             };
             shown.settings = probe.wrong.iter().map(setting).collect();
             shown.admins.clone_from(&probe.admins);
+            if let Some(accepted) = self.accepted() {
+                (shown.accepted, shown.accepted_which) = (accepted.count, accepted.which);
+            }
             shown.semi_sync = match (probe.semi_sync.enabled, probe.semi_sync.on) {
                 (false, _) => "off (this server is no source)".into(),
                 (true, true) => format!("on, {} waited for", probe.semi_sync.replicas),

@@ -454,10 +454,102 @@ fn having_been_alone_is_written_down_and_taken_back() {
     assert!(kept.is_some() && told.is_none_or(|told| kept < Some(told)), "{out:?}");
 }
 
+/// The two products' writers: of this server (id 2), and of the peer's.
+const OWN: &str = "bbbbbbbb-71ca-11e1-9e33-c80aa9429562";
+const PEERS: &str = "aaaaaaaa-71ca-11e1-9e33-c80aa9429562";
+
+/// A standby whose server has numbers up to `own` of its own, of which the peer, ACTIVE, has four, and more of its own.
+fn forked(flavor: Flavor, record: Record, own: u64) -> Stage {
+    let of = |own: u64, peers: u64| {
+        let text = match flavor {
+            Flavor::MariaDb => format!("0-1-{peers},0-2-{own}"),
+            Flavor::MySql => format!("{PEERS}:1-{peers},{OWN}:1-{own}"),
+        };
+        Gtids::parse(flavor, &text).expect("transactions")
+    };
+    let mut stage = Stage::new(setup(), record, "");
+    let (has, none) = (of(own, 9), Gtids::empty(flavor));
+    (stage.server.flavor, stage.server.has, stage.server.applied) = (flavor, has.clone(), has);
+    (stage.server.server_uuid, stage.server.purged) = (OWN.into(), none.clone());
+    stage.replica(|replica| replica.received = none.clone());
+    stage.event(Event::Stream { open: true });
+    stage.event(Event::Charged(Charge::Demote { serial: 1, bound_ms: 2000 }));
+    stage.event(Event::Channel { open: true });
+    stage.run(1_200);
+    let mut peer = stand(true, "", false);
+    if let Tell::Stand { server_uuid, has, purged, flavor: product, .. } = &mut peer {
+        (*server_uuid, *has, *purged, *product) = (PEERS.into(), of(4, 15), none, flavor);
+    }
+    stage.event(Event::Told(Box::new(peer)));
+    stage.run(1_200);
+    stage
+}
+
+fn state(stage: &Stage) -> String {
+    format!("{} {}", stage.agent.health().word(), stage.agent.health().words().0)
+}
+
+/// What is on this server alone was accepted as it was then: it is replicated after it, also by an agent that was started anew, and what
+/// forks later is asked about again. Seen on MySQL: the sets became equal, values were exchanged, and nobody was told.
+fn what_was_accepted_is_that_and_no_later_fork() {
+    for flavor in [Flavor::MariaDb, Flavor::MySql] {
+        let mut stage = forked(flavor, Record::default(), 12);
+        assert!(state(&stage).starts_with("DIVERGED 8 transactions"), "{}", state(&stage));
+        assert_eq!(stage.began(&Op::StartReplication), None, "{:?}", stage.ops);
+        stage.event(Event::Asked(Command::AcceptErrant));
+        stage.run(10);
+        assert!(stage.began(&Op::StartReplication).is_some(), "{:?}", stage.ops);
+        let record = stage.kept.clone().expect("written down at once");
+        assert_eq!(record.accepted.iter().map(crate::logic::db::gtids::Range::count).sum::<u64>(), 8);
+        let shown = stage.agent.shown(at(stage.now));
+        assert_eq!((shown.accepted, shown.accepted_which.contains("12")), (8, true), "{shown:?}");
+
+        let mut anew = forked(flavor, record.clone(), 12);
+        assert!(anew.began(&Op::StartReplication).is_some(), "{:?}", anew.ops);
+        assert!(!state(&anew).starts_with("DIVERGED"), "{}", state(&anew));
+        let mut later = forked(flavor, record.clone(), 14);
+        assert!(state(&later).starts_with("DIVERGED 2 transactions"), "{}", state(&later));
+        assert_eq!(later.began(&Op::StartReplication), None, "{:?}", later.ops);
+        // Once more, and all of it is.
+        later.event(Event::Asked(Command::AcceptErrant));
+        later.run(10);
+        assert_eq!(later.agent.shown(at(later.now)).accepted, 10);
+
+        // A copy of the peer has nothing that was accepted.
+        anew.event(Event::Asked(Command::Reseeded));
+        anew.run(10);
+        assert_eq!(anew.kept, Some(Record::default()));
+        assert!(state(&anew).starts_with("DIVERGED 8 transactions"), "{}", state(&anew));
+    }
+}
+
+/// An operator's force is for what is there now, and not for the failover of next month.
+fn a_force_that_nobody_came_to_need_lapses() {
+    let record = Record { received: Some(gtids("0-1-12")), ..Record::default() };
+    for (minutes, forced) in [(9, true), (10, false)] {
+        let mut stage = Stage::in_step(setup(), record.clone(), "0-1-9");
+        stage.event(Event::Asked(Command::Promote { force: true }));
+        assert_eq!(stage.agent.shown(at(stage.now)).forced_ms, 600_000);
+        stage.now += minutes * 60_000;
+        stage.event(Event::Tick);
+        stage.event(Event::Told(Box::new(stand(true, "0-1-9", true))));
+        stage.run(2_500);
+        assert_eq!(stage.agent.shown(at(stage.now)).forced_ms > 0, forced);
+        assert_eq!(stage.notes.iter().any(|note| note.contains("db promote --force")), !forced);
+        stage.replica(|replica| replica.receiver = Receiver::Connecting);
+        stage.event(Event::Charged(Charge::Promote { term: 4, planned: false, force: false }));
+        stage.event(Event::Charged(Charge::Until { term: 4, until: at(stage.now + 60_000) }));
+        stage.run(200);
+        assert_eq!(stage.words.contains(&Word::Writable { term: 4 }), forced, "{:?}", stage.words);
+        // Used is used.
+        assert_eq!(stage.agent.shown(at(stage.now)).forced_ms, 0);
+    }
+}
+
 type Story = (&'static str, fn());
 
 /// All of them, by name: each is a test, and the net that bugs are put into.
-const STORIES: [Story; 10] = [
+const STORIES: [Story; 12] = [
     ("hand-over", a_hand_over_is_applied_and_nothing_else_is_waited_for),
     ("drain", what_lies_in_the_receivers_socket_is_drained_and_that_takes_a_third_of_a_second),
     ("budget", after_a_power_loss_the_server_takes_writes_within_400_ms),
@@ -468,6 +560,8 @@ const STORIES: [Story; 10] = [
     ("refused", what_was_refused_stays_refused),
     ("a minute", a_standby_that_heard_nothing_for_a_minute_does_not_go_on),
     ("alone", having_been_alone_is_written_down_and_taken_back),
+    ("accepted", what_was_accepted_is_that_and_no_later_fork),
+    ("forced", a_force_that_nobody_came_to_need_lapses),
 ];
 
 #[test]
@@ -492,6 +586,8 @@ fn every_bug_put_into_these_stories_is_noticed() {
         Planted::ForcedAgain,
         Planted::InStepForEver,
         Planted::AloneKept,
+        Planted::ForcedForEver,
+        Planted::AcceptedForEver,
     ] {
         PLANT.set(planted);
         let caught: Vec<&str> = STORIES
@@ -503,6 +599,41 @@ fn every_bug_put_into_these_stories_is_noticed() {
         println!("{:<16} | {}", format!("{planted:?}"), caught.join(", "));
         assert!(!caught.is_empty(), "nobody noticed {planted:?}");
     }
+}
+
+/// Nothing to accept, or nobody knows what: the command says so, and no later fork finds it done.
+#[test]
+fn nothing_is_accepted_where_nothing_is_on_this_server_alone() {
+    let refused = |stage: &mut Stage, words: &str| {
+        let why = stage.agent.refuses(&Command::AcceptErrant).expect("refused");
+        assert!(why.contains(words), "{why}");
+        stage.event(Event::Asked(Command::AcceptErrant));
+        stage.run(1_100);
+        assert_eq!(stage.agent.record.accepted, []);
+        assert_eq!(stage.agent.accepted(), None);
+    };
+    let mut stage = Stage::in_step(setup(), Record::default(), "0-1-9");
+    stage.event(Event::Told(Box::new(stand(true, "0-1-9", true))));
+    refused(&mut stage, "there is nothing to accept");
+    refused(&mut Stage::new(setup(), Record::default(), "0-1-9,0-2-12"), "nobody knows");
+    refused(&mut Stage::active(setup()), "this node has the role");
+    let stage = forked(Flavor::MariaDb, Record::default(), 12);
+    assert_eq!(stage.agent.refuses(&Command::AcceptErrant), None);
+    // The others always are.
+    assert_eq!(stage.agent.refuses(&Command::Promote { force: true }), None);
+    assert_eq!(stage.agent.refuses(&Command::Reseeded), None);
+}
+
+/// Said to the node that has the role already, it is not for its next time.
+#[test]
+fn a_force_ends_with_the_role() {
+    let mut stage = Stage::active(setup());
+    stage.event(Event::Asked(Command::Promote { force: true }));
+    stage.run(10);
+    assert!(stage.agent.shown(at(stage.now)).forced_ms > 0);
+    stage.event(Event::Charged(Charge::Demote { serial: 7, bound_ms: 2000 }));
+    stage.run(10);
+    assert_eq!(stage.agent.shown(at(stage.now)).forced_ms, 0);
 }
 
 /// systemd did not let it: why is for the journal, and it is tried again.
