@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use dre::config::{self, Settings};
 use dre::database::talk::{Ended, GO, Offer, PART_MAX, THINKS, line, part};
+use dre::logic::group;
 use dre::notice::{Notice, Priority};
 use dre::shell::journal::Journal;
 use dre::shell::sql;
@@ -144,10 +145,10 @@ fn offer(settings: &Settings) -> Offer {
             database.socket.display(),
             failure.words()
         )),
-        Ok(stands) if !stands.is_mariadb => refused(
-            "a MySQL server is copied by its own CLONE (CLONE INSTANCE FROM …), then: drectl db reseeded"
-                .into(),
-        ),
+        Ok(stands) if !stands.is_mariadb => refused(format!(
+            "a MySQL server is copied by its own CLONE (CLONE INSTANCE FROM …), then: {}",
+            group::command(&settings.group, "db reseeded")
+        )),
         Ok(stands) => Offer {
             node,
             version: stands.version.clone(),

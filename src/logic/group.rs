@@ -10,8 +10,10 @@
 pub const PLAIN: &str = "dre";
 
 /// Words that stand behind `dre-` already, in names of directories, units or files: a group of that name would share them.
-const TAKEN: [&str; 12] = [
+pub const TAKEN: [&str; 13] = [
     "active",
+    "demo",
+    "donor",
     "elect",
     "generator",
     "key",
@@ -22,7 +24,6 @@ const TAKEN: [&str; 12] = [
     "sync-rsync",
     "tipc",
     "vip",
-    "demo",
 ];
 
 /// A unit without its suffix: `unit("dre-vip", "mysql")` is `dre-vip@mysql`.
@@ -38,6 +39,20 @@ pub fn directory(group: &str) -> String {
 /// Where the configuration is, as a person is told it.
 pub fn file(group: &str) -> String {
     format!("/etc/dre/{group}.toml")
+}
+
+/// The shipped file that shows how its own is written.
+pub fn example(group: &str) -> &'static str {
+    if group == PLAIN { "dre.toml" } else { "mysql.toml" }
+}
+
+/// A command line of drectl for a group. Without -g it would go to group dre where several are configured; an old daemon does not
+/// say which it is.
+pub fn command(group: &str, words: &str) -> String {
+    match group {
+        "" | PLAIN => format!("drectl {words}"),
+        other => format!("drectl -g {other} {words}"),
+    }
 }
 
 /// Why no group can be called that; `None`: one can.
@@ -66,12 +81,31 @@ mod tests {
     }
 
     #[test]
+    fn the_names_that_are_taken_stand_in_the_readme() {
+        let names: Vec<String> = TAKEN.iter().map(|name| format!("`{name}`")).collect();
+        let (last, all) = names.split_last().expect("some");
+        let listed = format!("{} and {last}", all.join(", "));
+        let readme = include_str!("../../README.md").replace('\n', " ");
+        assert!(readme.contains(&listed), "{listed}");
+    }
+
+    #[test]
+    fn a_command_goes_to_the_group_that_it_is_told_of() {
+        for (group, line) in
+            [("dre", "drectl lease take"), ("", "drectl lease take"), ("mysql", "drectl -g mysql lease take")]
+        {
+            assert_eq!(command(group, "lease take"), line);
+        }
+    }
+
+    #[test]
     fn a_name_that_is_taken_or_no_part_of_a_units_name_is_no_groups() {
         for good in ["dre", "mysql", "db-2", "a_b"] {
             assert_eq!(fault(good), None, "{good}");
         }
         for bad in [
-            "", "2db", "-x", "MySQL", "my sql", "my.sql", "my/sql", "my@sql", "sync", "vip", "lease", "rules",
+            "", "2db", "-x", "MySQL", "my sql", "my.sql", "my/sql", "my@sql", "sync", "vip", "lease",
+            "rules", "donor",
         ] {
             assert!(fault(bad).is_some(), "{bad}");
         }

@@ -1262,12 +1262,13 @@ impl Node {
 
     fn peer_unready(&self, now: Moment) -> String {
         let peer = self.setup.peer.as_deref().unwrap_or("the peer");
+        let command = |words| group::command(&self.setup.group, words);
         match (self.peer(now), &self.says) {
             (Peer::In { role: Role::Standby, .. }, Some(says)) if !says.flags.fit => {
-                format!("{peer} is unfit to be active (drectl status there says why)")
+                format!("{peer} is unfit to be active ({} there says why)", command("status"))
             }
             (Peer::In { role: Role::Standby, .. }, Some(says)) if says.wish == Wish::Yield => {
-                format!("{peer} was told to stay out of it; run \"drectl lease take\" there")
+                format!("{peer} was told to stay out of it; run \"{}\" there", command("lease take"))
             }
             (Peer::In { role: Role::Standby, .. }, _) if self.differs(now) => format!(
                 "the configuration of {peer} differs in {}; make {} the same on both nodes and reload, or say --force",

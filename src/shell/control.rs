@@ -173,7 +173,8 @@ where
         self.ask(conn, Command::LeaseTake { unit, force: force.unwrap_or(false) }).await
     }
 
-    /// Gives the lease back and holds this node back until somebody takes the lease here again.
+    /// Gives the lease back. The node stays out of the role until its peer is heard ACTIVE, or somebody takes the lease here. On a
+    /// standby it changes nothing: it takes over when the other one is lost.
     async fn lease_release(
         &self,
         unit: Option<String>,

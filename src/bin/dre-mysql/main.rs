@@ -83,8 +83,8 @@ fn load() -> Result<(Settings, Option<Pass>), String> {
     let settings = config::load().map_err(|error| error.lines())?;
     if settings.database.is_none() {
         return Err(format!(
-            "dre-mysql: {} has no [database]: group {} has no server to look after; write one, or: systemctl disable --now \
-             dre-mysql@{}",
+            "dre-mysql: {} has no [database]: group {} has no server to look after; write one, or: systemctl daemon-reload && \
+             systemctl stop dre-mysql@{}",
             config::file_of(&settings.group).display(),
             settings.group,
             settings.group
@@ -104,6 +104,7 @@ fn setup(settings: &Settings, database: &Database) -> Setup {
         on_relay_lost: database.on_relay_lost,
         keep_users: database.keep_users.clone(),
         dead_after: settings.heartbeat.dead_after(),
+        group: settings.group.clone(),
         peer: settings.peer.clone().unwrap_or_default(),
     }
 }
@@ -171,16 +172,19 @@ impl Daemon {
     }
 
     /// An operator's word: what comes of it, or why nothing does.
-    fn asked(&mut self, command: Command) -> Result<String, String> {
+    fn asked(&mut self, group: &str, command: Command) -> Result<String, String> {
         if let Some(why) = self.agent.refuses(&command) {
             return Err(why.into());
         }
         self.event(Event::Asked(command.clone()));
         Ok(match command {
             Command::Promote { force: true } => {
-                "the next promotion here takes what this server has, whatever is missing, if it comes within 10 min; now: drectl \
-                 switchover, or drectl lease take"
-                    .into()
+                let drectl = |words| group::command(group, words);
+                format!(
+                    "the next promotion here takes what this server has, whatever is missing, if it comes within 10 min; now: {}, or {}",
+                    drectl("switchover"),
+                    drectl("lease take")
+                )
             }
             Command::Promote { force: false } => "the next promotion here is one like any other".into(),
             Command::AcceptErrant => {
@@ -344,7 +348,7 @@ async fn run(settings: &Settings, pass: Option<Pass>, journal: &Journal) -> io::
                 }
             }
             Some((command, reply)) = asked.recv() => {
-                let _ = reply.send(daemon.asked(command));
+                let _ = reply.send(daemon.asked(&settings.group, command));
             }
             _ = hangup.recv() => {
                 notify.reloading();

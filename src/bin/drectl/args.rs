@@ -54,7 +54,7 @@ Exit status:
   64  usage
   65  what was to be imported cannot be understood
   69  dre.service (of a group: dre@GROUP.service; for drectl rules: dre-sync.service) is not running or does not answer
-  75  refused for now; the message says why and what to do
+  75  refused for now, or not ready; the message says why and what to do
   78  the configuration does not hold, or what was imported is not complete";
 
 #[derive(Debug, Subcommand)]
@@ -153,8 +153,8 @@ pub enum Db {
     Diverged(DivergedArgs),
     /// The next promotion here takes what this server has, whatever is missing
     ///
-    /// For the day on which the other machine is gone for good, or its data is to be given up. The role itself is taken by drectl
-    /// switchover or drectl lease take.
+    /// For the day on which the other machine is gone for good, or its data is to be given up. The role itself is taken by
+    /// "switchover" or "lease take" of the same group.
     Promote {
         /// Transactions may be lost by it: say that you mean it
         #[arg(long)]
@@ -301,7 +301,10 @@ pub enum Lease {
     #[command(after_help = "Examples:\n  drectl lease take\n  drectl lease take --timeout 60")]
     Take(TakeArgs),
     /// Give the lease back and stay out of it; done when this node is standby
-    #[command(after_help = "This node is then held back until somebody says \"drectl lease take\" here.")]
+    #[command(
+        after_help = "The node stays out of the role until the other one is heard ACTIVE, or somebody says \"drectl lease take\" \
+                            here. On a standby it changes nothing: it takes over when the other one is lost."
+    )]
     Release(LeaseArgs),
 }
 

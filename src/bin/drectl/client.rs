@@ -61,20 +61,12 @@ impl Place {
 
     /// A command line of drectl for it.
     pub fn command(&self, words: &str) -> String {
-        command(&self.group, words)
+        group::command(&self.group, words)
     }
 
     /// Its unit of that kind, without the suffix.
     pub fn unit(&self, base: &str) -> String {
         group::unit(base, &self.group)
-    }
-}
-
-/// A command line of drectl for a group; an old daemon does not say which it is.
-pub fn command(group: &str, words: &str) -> String {
-    match group {
-        "" | group::PLAIN => format!("drectl {words}"),
-        other => format!("drectl -g {other} {words}"),
     }
 }
 

@@ -7,11 +7,10 @@ use std::borrow::Cow;
 use std::fmt::Write;
 
 use anstyle::{AnsiColor, Style};
-use dre::logic::group::{PLAIN, unit};
+use dre::logic::group::{PLAIN, command, unit};
 use dre::rules::SetStatus;
 use dre::snapshot::{Alarm, Link, Service, Status};
 
-use crate::client::command;
 use crate::{rules, when};
 
 pub const GOOD: Style = AnsiColor::Green.on_default().bold();
@@ -102,7 +101,7 @@ pub fn write_alarm(out: &mut String, group: &str, alarm: &Alarm, now: i64) -> st
     writeln!(out, "{}{since}", paint(BAD, &format!("ALARM {}", alarm.name)))?;
     let text = rules::page::plain(&alarm.text);
     // The daemons' sentences end with what to do; here that comes first.
-    let closer = look_closer(group);
+    let closer = look_closer(group, is_database(alarm));
     let (what, remedy) = match (remedy(&alarm.name), text.rsplit_once("; ")) {
         (Some(remedy), _) => (text.as_str(), remedy),
         (None, Some((what, remedy))) => (what, remedy),
@@ -117,8 +116,16 @@ fn group(s: &Status) -> &str {
     if s.group.is_empty() { PLAIN } else { &s.group }
 }
 
+/// Its agent's, or what waits for it: the election knows no more of it than the sentence.
+fn is_database(alarm: &Alarm) -> bool {
+    matches!(alarm.name.as_str(), "Database" | "DatabaseWaits")
+}
+
 /// Where there is more to be read.
-fn look_closer(group: &str) -> String {
+fn look_closer(group: &str, database: bool) -> String {
+    if database {
+        return format!("{}; journalctl -u dre-mysql@{group} -e", command(group, "db"));
+    }
     format!(
         "{}; journalctl -u {} -u {} -e",
         command(group, "check"),
@@ -411,7 +418,10 @@ fn hints(s: &Status) -> Vec<(&'static str, String)> {
         _ => {}
     }
     if !s.alarms.is_empty() || !s.fit {
-        hints.push(("look closer", look_closer(group(s))));
+        hints.push(("look closer", look_closer(group(s), false)));
+    }
+    if s.alarms.iter().any(is_database) {
+        hints.push(("its database", look_closer(group(s), true)));
     }
     hints
 }

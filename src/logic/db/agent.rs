@@ -76,6 +76,8 @@ pub struct Setup {
     pub keep_users: Vec<String>,
     /// D of the group.
     pub dead_after: Duration,
+    /// For the commands that are named to an operator.
+    pub group: String,
     pub peer: String,
 }
 

@@ -174,7 +174,8 @@ impl Node {
             );
         }
         if self.held_back {
-            raise("HeldBack", "an operator stopped the role here; drectl lease take brings it back".into());
+            let take = group::command(&self.setup.group, "lease take");
+            raise("HeldBack", format!("an operator stopped the role here; {take} brings it back"));
         }
         if self.peer_is_given() {
             raise(

@@ -16,6 +16,7 @@ use std::time::Duration;
 use super::{Action, Node};
 use crate::database::{Charge, Word};
 use crate::logic::election::{Peer, Rule};
+use crate::logic::group;
 use crate::logic::lease::By;
 use crate::logic::time::Moment;
 use crate::logic::wire::Role;
@@ -292,9 +293,8 @@ impl Node {
                 "DatabaseWaits",
                 "",
                 format!(
-                    "this node has the role and serves nobody yet: the server must take writes first, and {why}; drectl -g {} db \
-                     status",
-                    self.setup.group
+                    "this node has the role and serves nobody yet: the server must take writes first, and {why}; {}",
+                    group::command(&self.setup.group, "db status")
                 ),
             );
         }

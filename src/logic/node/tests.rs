@@ -1328,6 +1328,25 @@ fn a_late_stop_of_an_earlier_lease_unit_releases_nothing() {
     ]);
 }
 
+/// A node that was told to let go stays out of it until the peer has it, and says what takes it back: of its own group. One that has
+/// nothing to let go is changed in nothing.
+#[test]
+fn a_role_that_is_released_is_held_back_until_the_peer_has_it() {
+    let mut story = Story::with(Setup { group: "mysql".into(), ..setup(true) });
+    let release = || Do(Command::LeaseRelease { unit: None });
+    story.tell(&[(10, Armed, Standby, &[]), (11, release(), Standby, &[])]);
+    story.tell(&[(20, peer(Standby), Claiming, &[]), (22, votes(), Active, &[Hold, StartActive])]);
+    story.tell(&[(30, release(), Releasing, &[Drop, StartStandby])]);
+    story.tell(&[(31, Unit(UnitState::Down), Releasing, &[]), (32, ShutNow, Standby, &[])]);
+    story.idle(100, 300);
+    let status = story.node.status(at(300), |_| String::new());
+    let alarm = status.alarms.iter().find(|alarm| alarm.name == "HeldBack").expect("raised");
+    assert!(alarm.text.ends_with("; drectl -g mysql lease take brings it back"), "{}", alarm.text);
+    story.step(310, &peer(Active));
+    story.step(410, &peer(Active));
+    assert!(!story.standing().contains(&"HeldBack".into()));
+}
+
 /// The tables by name, for [`crate::logic::planted`].
 pub(in crate::logic) const TABLES: &[(&str, fn())] = &[
     ("of_two_free_nodes_the_first_claims", of_two_free_nodes_the_first_claims),

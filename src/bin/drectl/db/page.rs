@@ -3,7 +3,8 @@
 use std::fmt::Write;
 
 use dre::database::DatabaseStatus;
-use dre::logic::db::facts::Wrong;
+use dre::logic::db::facts::{Flavor, Wrong};
+use dre::logic::group;
 
 use crate::when;
 
@@ -112,7 +113,7 @@ fn shown(gtids: &str) -> &str {
     if gtids.is_empty() { "nothing" } else { gtids }
 }
 
-pub fn check(version: &str, wrong: &[Wrong]) -> String {
+pub fn check(flavor: Flavor, version: &str, wrong: &[Wrong]) -> String {
     if wrong.is_empty() {
         return format!("ok  {version}: every setting is as it must be\n");
     }
@@ -121,10 +122,15 @@ pub fn check(version: &str, wrong: &[Wrong]) -> String {
         let word = if w.fatal { "BAD " } else { "warn" };
         let _ = writeln!(out, "{word} {} is {}, must be {}", w.variable, w.have, w.want);
     }
+    // Where Debian's packages read last: MySQL's own file there is called mysqld.cnf.
+    let file = match flavor {
+        Flavor::MariaDb => "/etc/mysql/mariadb.conf.d/60-dre.cnf",
+        Flavor::MySql => "/etc/mysql/mysql.conf.d/zz-dre.cnf",
+    };
     let _ = writeln!(
         out,
-        "\ndo:  write them under [mysqld] in a file that is read last, as /etc/mysql/mariadb.conf.d/60-dre.cnf, on both nodes, and restart \
-         the server; what is BAD keeps it from being ACTIVE"
+        "\ndo:  write them under [mysqld] in a file that is read last, as {file}, on both nodes, and restart the server; what is BAD keeps \
+         it from being ACTIVE"
     );
     out
 }
@@ -141,7 +147,8 @@ pub fn certificate(until: Option<&str>, now: i64, group: &str) -> String {
     match (end - now) / 86_400 {
         RENEW.. => format!("ok  the server's certificate is valid until {date}\n"),
         days => format!(
-            "warn the server's certificate is valid until {date} ({days} days): renew it on the standby, drectl -g {group} db bootstrap\n"
+            "warn the server's certificate is valid until {date} ({days} days): renew it on the standby, {}\n",
+            group::command(group, "db bootstrap")
         ),
     }
 }
@@ -205,12 +212,17 @@ mod tests {
     fn a_check_says_what_keeps_the_server_from_being_active() {
         let wrong =
             Wrong { variable: "gtid_strict_mode".into(), have: "OFF".into(), want: "ON".into(), fatal: true };
-        let text = check("11.8", &[wrong]);
-        assert!(
-            text.contains("BAD  gtid_strict_mode is OFF, must be ON") && text.contains("60-dre.cnf"),
-            "{text}"
-        );
-        assert!(check("11.8", &[]).starts_with("ok "));
+        for (flavor, file) in [
+            (Flavor::MariaDb, "/etc/mysql/mariadb.conf.d/60-dre.cnf"),
+            (Flavor::MySql, "/etc/mysql/mysql.conf.d/zz-dre.cnf"),
+        ] {
+            let text = check(flavor, "11.8", std::slice::from_ref(&wrong));
+            assert!(
+                text.contains("BAD  gtid_strict_mode is OFF, must be ON") && text.contains(file),
+                "{text}"
+            );
+        }
+        assert!(check(Flavor::MariaDb, "11.8", &[]).starts_with("ok "));
     }
 
     #[test]

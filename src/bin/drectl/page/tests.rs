@@ -115,6 +115,26 @@ fn a_groups_page_names_its_group_and_its_units() {
     }
 }
 
+/// Half of what is to be done is no help, and a command for the wrong group is harm.
+#[test]
+fn an_alarm_of_the_database_names_all_that_is_to_be_done_and_where_to_look() {
+    use dre::logic::db::agent::Health;
+    use dre::logic::db::gtids::Missing;
+    let mut s = active();
+    s.group = "mysql".into();
+    let (words, hint) = Health::Diverged(Missing { count: 4, which: "0-1-8492..8495".into() }).words("mysql");
+    s.alarms = vec![alarm("Database", &format!("DIVERGED: {words}; {hint}"))];
+    let text = plain(&s);
+    for words in [
+        "do:  nothing is replicated until you decide: first drectl -g mysql db diverged",
+        "drectl -g mysql db reseed (this server becomes a copy of the peer's again) or drectl -g mysql db accept-errant",
+        "why: DIVERGED: 4 transactions are on this server alone: 0-1-8492..8495\n",
+        "its database: drectl -g mysql db; journalctl -u dre-mysql@mysql -e",
+    ] {
+        assert!(text.contains(words), "{words} is not in\n{text}");
+    }
+}
+
 #[test]
 fn active_and_all_is_well() {
     shows(

@@ -6,6 +6,7 @@ use super::{Agent, Duty, Handed, Health, MISSES_MAX, Planted, SemiSet, Work};
 use crate::database::Word;
 use crate::logic::db::facts::{Action, Answer, Failure, Gtids, Op, Receiver, RelayLost, Tell};
 use crate::logic::db::gtids::Who;
+use crate::logic::group;
 use crate::logic::time::Moment;
 use crate::notice::Priority;
 
@@ -289,7 +290,7 @@ impl Agent {
         let Work::Promote(promotion) = &mut self.work else { return };
         match here {
             Some(missing) if !ours && !promotion.force => {
-                let (words, hint) = Health::Diverged(missing).words();
+                let (words, hint) = Health::Diverged(missing).words(&self.setup.group);
                 return self.promotion_fails(&format!("DIVERGED: {words}; {hint}"), out);
             }
             // What counts is here; nothing more is taken from there.
@@ -326,15 +327,15 @@ impl Agent {
                 ),
             });
             if self.setup.on_relay_lost == RelayLost::Block && !promotion.force {
-                return self.promotion_fails(
-                    "RELAY_LOST: transactions that were received are not there any more; wait for the old node, or: drectl db promote \
-                     --force",
-                    out,
+                let why = format!(
+                    "RELAY_LOST: transactions that were received are not there any more; wait for the old node, or: {}",
+                    group::command(&self.setup.group, "db promote --force")
                 );
+                return self.promotion_fails(&why, out);
             }
         }
         if behind > 0 && !promotion.force {
-            let (words, hint) = Health::LeftBehind(behind, String::new()).words();
+            let (words, hint) = Health::LeftBehind(behind, String::new()).words(&self.setup.group);
             return self.promotion_fails(&format!("LEFT_BEHIND: {words}; {hint}"), out);
         }
         promotion.target = Some(here);

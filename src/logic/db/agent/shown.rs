@@ -16,7 +16,7 @@ impl Agent {
             Duty::Active { term, .. } => format!("ACTIVE term {term}"),
             Duty::Unknown | Duty::None => "standby".into(),
         };
-        let (words, _) = self.health.words();
+        let (words, _) = self.health.words(&self.setup.group);
         let peer = self
             .peer
             .as_ref()
@@ -28,7 +28,7 @@ impl Agent {
     /// What `drectl db status` shows.
     pub fn shown(&self, now: Moment) -> DatabaseStatus {
         let ms = |since: Moment| u64::try_from(now.since(since).as_millis()).unwrap_or(u64::MAX);
-        let (reason, hint) = self.health.words();
+        let (reason, remedy) = self.health.words(&self.setup.group);
         let (duty, term) = match self.duty {
             Duty::Active { term, .. } => ("active", term),
             Duty::None => ("standby", 0),
@@ -50,7 +50,7 @@ impl Agent {
             term,
             state: self.health.word().into(),
             reason,
-            remedy: hint.into(),
+            remedy,
             since_ms: ms(self.health_since),
             why_not: self.why_not(now).unwrap_or_default(),
             durability: durability.into(),

@@ -393,6 +393,7 @@ impl World {
             on_relay_lost: RelayLost::Block,
             keep_users: vec![],
             dead_after: Duration::from_nanos(DEAD_AFTER),
+            group: "mysql".into(),
             peer: "peer".into(),
         }
     }

@@ -5,6 +5,7 @@ use super::{Agent, Duty, MISSES_MAX, SILENT_MAX};
 use crate::database::Word;
 use crate::logic::db::facts::{Action, Flavor, Receiver, Replica};
 use crate::logic::db::gtids::Missing;
+use crate::logic::group;
 use crate::logic::time::Moment;
 use crate::notice::Priority;
 
@@ -71,69 +72,94 @@ impl Health {
         }
     }
 
-    /// What is the matter, and what to do.
-    pub fn words(&self) -> (String, &'static str) {
+    /// What is the matter, and what to do: the latter one sentence, since an alarm is read from its last "; " on.
+    pub fn words(&self, group: &str) -> (String, String) {
+        let db = |words: &str| group::command(group, &format!("db {words}"));
+        let reseed = || format!("make this server a copy of the peer's again: {}", db("reseed"));
         match self {
-            Self::Starting => ("the server was not looked at yet".into(), ""),
-            Self::Ok => (String::new(), ""),
-            Self::Promoting => ("what was received is applied, then the server takes writes".into(), ""),
-            Self::PromoteBlocked(why) => (why.clone(), "mend what is named, or take what is there: drectl db promote --force"),
-            Self::Failed(why) => (why.clone(), "look at the server: its unit's status and its error log"),
-            Self::WriteFailed(why) => (format!("a write failed: {why}"), "is its disk full? look at the server's error log"),
-            Self::Config(what) => (what.clone(), "drectl db check says what to write where"),
-            Self::SameServerId(what) => (what.clone(), "give one of them another server-id, and start it anew"),
+            Self::Starting => ("the server was not looked at yet".into(), String::new()),
+            Self::Ok => (String::new(), String::new()),
+            Self::Promoting => {
+                ("what was received is applied, then the server takes writes".into(), String::new())
+            }
+            Self::PromoteBlocked(why) => (
+                why.clone(),
+                format!("mend what is named, or take what is there: {}", db("promote --force")),
+            ),
+            Self::Failed(why) => (why.clone(), "look at the server: its unit's status and its error log".into()),
+            Self::WriteFailed(why) => {
+                (format!("a write failed: {why}"), "is its disk full? look at the server's error log".into())
+            }
+            Self::Config(what) => (what.clone(), format!("{} says what to write where", db("check"))),
+            Self::SameServerId(what) => {
+                (what.clone(), "give one of them another server-id, and start it anew".into())
+            }
             Self::Comparing => (
                 "the peer's agent was not heard since this one started, so nobody knows which history goes on".into(),
-                "start dre-mysql on the peer; if that machine is gone for good: drectl db promote --force",
+                format!(
+                    "start dre-mysql@{group} on the peer, or, if that machine is gone for good: {}",
+                    db("promote --force")
+                ),
             ),
-            Self::Compared(what) => ((*what).into(), ""),
+            Self::Compared(what) => ((*what).into(), String::new()),
             Self::Diverged(missing) => (
                 format!("{} transactions are on this server alone: {}", missing.count, missing.which),
-                "drectl db diverged saves what is in them; nothing is replicated until you decide: drectl db reseed makes this server a copy of the \
-                 peer's again, drectl db accept-errant goes on as it is",
+                format!(
+                    "nothing is replicated until you decide: first {} (saves what is in them), then {} (this server becomes a copy of \
+                     the peer's again) or {} (it goes on as it is)",
+                    db("diverged"),
+                    db("reseed"),
+                    db("accept-errant")
+                ),
             ),
             Self::OwnLost(missing) => (
                 format!(
                     "the peer has {} transactions of this server that it lost: {}",
                     missing.count, missing.which
                 ),
-                "make this server a copy of the peer's again: drectl db reseed",
+                reseed(),
             ),
-            Self::Purged => (
-                "the peer has thrown away the logs that this server still needs".into(),
-                "make this server a copy of the peer's again: drectl db reseed",
-            ),
+            Self::Purged => {
+                ("the peer has thrown away the logs that this server still needs".into(), reseed())
+            }
             Self::NotReplicating => (
                 "the server replicates from nobody".into(),
-                "set up replication from the peer (CHANGE MASTER TO …, with GTID)",
+                "set up replication from the peer (CHANGE MASTER TO …, with GTID)".into(),
             ),
             Self::Connecting(why) => (
                 format!("nothing is received from the peer's server: {why}"),
-                "is the server there up? the replication user, its password and TLS right?",
+                "is the server there up? the replication user, its password and TLS right? does a firewall let its port pass?".into(),
             ),
             Self::SqlStopped(why) => (
                 format!("the applier stopped: {why}"),
-                "histories may have forked: compare the row in question on both, then make this server a copy of the peer's again: drectl db reseed",
+                format!("histories may have forked: compare the row in question on both, then {}", reseed()),
             ),
-            Self::WrongSource(why) => (why.clone(), "point replication at the peer"),
+            Self::WrongSource(why) => (why.clone(), "point replication at the peer".into()),
             Self::LeftBehind(count, why) => (
                 format!(
                     "the ACTIVE went on without this server: {count} transactions are not here{}{why}",
                     if why.is_empty() { "" } else { "; nothing is received: " }
                 ),
-                "it catches up once it receives again; if the other machine is gone for good: drectl db promote --force",
+                format!(
+                    "it catches up once it receives again, or, if the other machine is gone for good: {}",
+                    db("promote --force")
+                ),
             ),
-            Self::Lagging(seconds) => {
-                (format!("{seconds} s behind the ACTIVE"), "it catches up; if it does not, look at its load")
+            Self::Lagging(seconds) => (
+                format!("{seconds} s behind the ACTIVE"),
+                "it catches up, and if it does not, look at its load".into(),
+            ),
+            Self::BothWritable(why) => {
+                (why.clone(), "the node with the lower term makes its server read-only by itself".into())
             }
-            Self::BothWritable(why) => (why.clone(), "the node with the lower term makes its server read-only by itself"),
             Self::RelayLost(count) => (
                 format!("{count} transactions that this server had received were lost with its relay log before it took over"),
-                "they may still be on the other server: its DIVERGED names them, and its binary log has them (mariadb-binlog)",
+                "they may still be on the other server: its DIVERGED names them, and its binary log has them (mariadb-binlog)".into(),
             ),
             Self::SemiSyncOff => (
                 "the standby is ready, and commits do not wait for it: what is committed now may be lost with this machine".into(),
-                "look at the standby's receiver, and at rpl_semi_sync_slave_enabled there",
+                "look at the standby's receiver, and at rpl_semi_sync_slave_enabled there (MySQL: rpl_semi_sync_replica_enabled)"
+                    .into(),
             ),
         }
     }
@@ -300,8 +326,8 @@ impl Agent {
             self.in_step = None;
         }
         if health.word() != self.health.word() {
-            let (words, hint) = health.words();
-            let text = [health.word(), &words, hint].into_iter().filter(|part| !part.is_empty());
+            let (words, hint) = health.words(&self.setup.group);
+            let text = [health.word(), &words, &hint].into_iter().filter(|part| !part.is_empty());
             let text = text.collect::<Vec<_>>().join("; ");
             let priority = health.priority();
             out.push(Action::Note { priority, text: text.clone() });
@@ -314,7 +340,7 @@ impl Agent {
     /// What an operator must see, beside what the election says of a node that is not fit.
     fn tell_alarm(&mut self, out: &mut Vec<Action>) {
         let text = (self.health.priority() == Priority::Error).then(|| {
-            let (words, hint) = self.health.words();
+            let (words, hint) = self.health.words(&self.setup.group);
             format!("{}: {words}; {hint}", self.health.word())
         });
         if self.stream && self.alarm != text {
@@ -335,7 +361,7 @@ impl Agent {
         };
         let lost = self.own_lost().filter(|_| again).map(Health::OwnLost);
         let health = lost.or((!fine).then_some(health))?;
-        let (words, hint) = health.words();
+        let (words, hint) = health.words(&self.setup.group);
         Some(format!("{}: {words}; {hint}", health.word()))
     }
 
@@ -355,8 +381,77 @@ impl Agent {
         let words = match &health {
             // Said once, not every second anew.
             Health::Lagging(_) => format!("more than {} s behind the ACTIVE", self.setup.max_lag.as_secs()),
-            _ => health.words().0,
+            _ => health.words(&self.setup.group).0,
         };
         unfit.then(|| format!("database {}: {words}", health.word()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One of each; a new one does not compile until it is here.
+    fn every() -> Vec<Health> {
+        let (why, missing) =
+            (|| "why; it".to_owned(), || Missing { count: 4, which: "0-1-8492..8495".into() });
+        let all = vec![
+            Health::Starting,
+            Health::Ok,
+            Health::Promoting,
+            Health::PromoteBlocked(why()),
+            Health::Failed(why()),
+            Health::WriteFailed(why()),
+            Health::Config(why()),
+            Health::SameServerId(why()),
+            Health::Comparing,
+            Health::Compared("the peer is asked"),
+            Health::Diverged(missing()),
+            Health::OwnLost(missing()),
+            Health::Purged,
+            Health::NotReplicating,
+            Health::Connecting(why()),
+            Health::SqlStopped(why()),
+            Health::WrongSource(why()),
+            Health::LeftBehind(4, why()),
+            Health::Lagging(11),
+            Health::BothWritable(why()),
+            Health::RelayLost(4),
+            Health::SemiSyncOff,
+        ];
+        let mut words: Vec<_> = all.iter().map(Health::word).collect();
+        words.dedup();
+        // COMPARING is two.
+        assert_eq!(words.len(), all.len() - 1, "{words:?}");
+        all
+    }
+
+    /// The status takes what stands behind the last "; " for what is to be done.
+    #[test]
+    fn what_to_do_is_one_sentence() {
+        for health in every() {
+            let (_, hint) = health.words("mysql");
+            assert!(!hint.contains("; "), "{}: {hint}", health.word());
+        }
+    }
+
+    /// Without -g a command goes to group dre, where there is one.
+    #[test]
+    fn commands_go_to_the_group_whose_server_it_is() {
+        let mut named = 0;
+        for health in every() {
+            let (words, hint) = health.words("mysql");
+            for text in [words, hint] {
+                assert_eq!(
+                    text.matches("drectl ").count(),
+                    text.matches("drectl -g mysql db ").count(),
+                    "{text}"
+                );
+                named += text.matches("drectl ").count();
+            }
+        }
+        assert!(named > 8, "{named}");
+        let (_, hint) = Health::Purged.words("dre");
+        assert!(hint.ends_with(": drectl db reseed"), "{hint}");
     }
 }

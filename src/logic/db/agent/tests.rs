@@ -161,6 +161,7 @@ fn setup() -> Setup {
         on_relay_lost: RelayLost::Block,
         keep_users: vec!["backup".into()],
         dead_after: Duration::from_secs(1),
+        group: "mysql".into(),
         peer: "hadev1".into(),
     }
 }
@@ -854,7 +855,7 @@ fn a_standby_that_is_left_behind_says_why_nothing_is_received() {
     stage.event(Event::Told(Box::new(stand(true, "0-1-20", false))));
     stage.run(1_200);
     assert_eq!(stage.agent.health().word(), "LEFT_BEHIND");
-    let (words, _) = stage.agent.health().words();
+    let (words, _) = stage.agent.health().words("mysql");
     assert!(words.contains("11 transactions") && words.contains("1045 Access denied"), "{words}");
 }
 
