@@ -81,10 +81,11 @@ pub fn run(place: &Place, command: Option<&Db>) -> Done {
         Db::Adopt(args) => adopt::run(place, args),
         Db::Bootstrap(args) => bootstrap::run(place, args),
         Db::Diverged(args) => diverged::run(place, args),
-        Db::Promote { force: false } => Err(Fail::refused(
-            "the agent promotes by itself wherever nothing is lost by it; where it does not, drectl db status says why, and --force \
-             takes what this server has",
-        )),
+        Db::Promote { force: false } => Err(Fail::refused(format!(
+            "the agent promotes by itself wherever nothing is lost by it; where it does not, {} says why, and --force takes what this \
+             server has",
+            place.command("db status")
+        ))),
         Db::Promote { force: true } => done(place, "Promote", json!({ "force": true })),
         Db::AcceptErrant => done(place, "AcceptErrant", json!({})),
         Db::Reseed(args) => reseed::run(place, args),
@@ -103,7 +104,7 @@ fn done(place: &Place, method: &str, parameters: serde_json::Value) -> Done {
 }
 
 fn check(place: &Place, json: bool) -> Done {
-    let settings = config::load_of(&place.group, None).map_err(|error| Fail::refused(error.lines()))?;
+    let settings = config::load_of(&place.group, None).map_err(|error| Fail::config(&error))?;
     let Some(database) = &settings.database else {
         return Err(no_database(place));
     };
@@ -114,7 +115,7 @@ fn check(place: &Place, json: bool) -> Done {
     let user = nix::unistd::User::from_uid(nix::unistd::geteuid()).ok().flatten();
     let user = user.map_or_else(|| "root".to_owned(), |user| user.name);
     let asked = runtime.block_on(sql::check(&database.socket, &user, CHECK_WITHIN));
-    let (_, version, wrong) = asked.map_err(|failure| {
+    let (flavor, version, wrong) = asked.map_err(|failure| {
         Fail::refused(format!(
             "{}: {}; does the server run, and has {user} an account there (unix_socket)? Run it as root",
             database.socket.display(),
@@ -130,7 +131,7 @@ fn check(place: &Place, json: bool) -> Done {
         ))?;
     } else {
         print(
-            &(page::check(&version, &wrong)
+            &(page::check(flavor, &version, &wrong)
                 + &page::certificate(ends.as_deref(), crate::now(), &place.group)),
         )?;
     }

@@ -1,5 +1,7 @@
 //! How drectl ends when it could not do what was asked: a sentence with its remedy, and a status for scripts.
 
+use dre::config;
+
 /// EX_USAGE of sysexits.h.
 pub const USAGE: u8 = 64;
 /// EX_DATAERR: what was to be taken over cannot be understood.
@@ -29,6 +31,11 @@ impl Fail {
 
     pub fn refused(text: impl Into<String>) -> Self {
         Self { code: REFUSED, text: text.into() }
+    }
+
+    /// A file of dre's that is broken, or cannot be read: no second try mends it.
+    pub fn config(error: &config::Error) -> Self {
+        Self { code: config::EXIT_CONFIG, text: error.lines() }
     }
 
     pub fn usage(text: impl Into<String>) -> Self {

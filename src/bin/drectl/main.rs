@@ -186,6 +186,7 @@ struct OfGroup<'a> {
 fn check(places: &[Place], json: bool) -> Done {
     let facts: Vec<_> = places.iter().map(facts::gather).collect();
     let mut all: Vec<Vec<Finding>> = facts.iter().map(preflight::findings).collect();
+    let broken = facts.iter().any(|facts| facts.config_error.is_some());
     let settings: Vec<_> = facts.into_iter().filter_map(|facts| facts.settings).collect();
     if let Some(last) = all.last_mut() {
         last.extend(preflight::among(&settings));
@@ -216,7 +217,11 @@ fn check(places: &[Place], json: bool) -> Done {
             "\nthis node is {verdict}: {bad} bad, {warn} to look at. Run it on the other node too.\n"
         ))?;
     }
-    if ready { Ok(()) } else { Err(Fail { code: exit::REFUSED, text: String::new() }) }
+    match (ready, broken) {
+        (true, _) => Ok(()),
+        (false, true) => Err(Fail { code: dre::config::EXIT_CONFIG, text: String::new() }),
+        (false, false) => Err(Fail::refused("")),
+    }
 }
 
 fn version(place: &Place, json: bool) -> Done {

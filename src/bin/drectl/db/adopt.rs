@@ -79,7 +79,7 @@ struct Adopting<'a> {
 }
 
 pub fn run(place: &Place, args: &AdoptArgs) -> Done {
-    let settings = config::load_of(&place.group, None).map_err(|error| Fail::refused(error.lines()))?;
+    let settings = config::load_of(&place.group, None).map_err(|error| Fail::config(&error))?;
     let (Some(database), Some(peer)) = (&settings.database, &settings.peer) else {
         return Err(super::no_database(place));
     };
@@ -287,7 +287,7 @@ impl Adopting<'_> {
 
     /// The other command: over the first link that works. The one with the first name listens.
     async fn meet(&self) -> Result<Connection, Fail> {
-        let key = config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+        let key = config::read_key(&config::key_path()).map_err(|error| Fail::config(&error))?;
         let pass =
             Arc::new(Pass::of_adoption(key.bytes(), &self.settings.group, &self.settings.node, self.peer));
         print(&format!("waiting for {}: {} there too\n", self.peer, self.place.command("db adopt")))?;

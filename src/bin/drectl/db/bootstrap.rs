@@ -93,7 +93,7 @@ pub async fn may_take_over(place: &Place, session: &mut Session) -> Result<(), F
     let (settings, database, peer) = load(place)?;
     let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(&database, &failure))?;
     let files = own_file(&settings, &database, &peer)?;
-    config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+    config::read_key(&config::key_path()).map_err(|error| Fail::config(&error))?;
     plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true).map(drop)
 }
 
@@ -108,7 +108,7 @@ pub async fn take_over(
     let (settings, database, peer) = load(place)?;
     let survey = session.survey(ANSWER_WITHIN).await.map_err(|failure| unreached(&database, &failure))?;
     let files = own_file(&settings, &database, &peer)?;
-    let key = config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+    let key = config::read_key(&config::key_path()).map_err(|error| Fail::config(&error))?;
     let plan = plan(place, (&settings, &database, &peer), files, survey, Begins::Sealed, true)?;
     carry_out(&plan, &key, session, steps, still_so).await
 }
@@ -143,8 +143,10 @@ pub fn run(place: &Place, args: &BootstrapArgs) -> Done {
     if !nix::unistd::geteuid().is_root() {
         return Err(Fail::refused("it writes the server's file and restarts the server: run it as root"));
     }
-    let key = config::read_key(&config::key_path())
-        .map_err(|error| Fail::refused(format!("{}; nothing was changed", error.lines().trim_end())))?;
+    let key = config::read_key(&config::key_path()).map_err(|error| {
+        let fail = Fail::config(&error);
+        Fail { text: format!("{}; nothing was changed", fail.text.trim_end()), ..fail }
+    })?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -37,7 +37,7 @@ pub fn run(place: &Place, args: &DivergedArgs) -> Done {
              dre-mysql there",
         ));
     };
-    let settings = config::load_of(&place.group, None).map_err(|error| Fail::refused(error.lines()))?;
+    let settings = config::load_of(&place.group, None).map_err(|error| Fail::config(&error))?;
     let Some(database) = &settings.database else {
         return Err(Fail::refused(format!("group {} has no [database] any more", place.group)));
     };

@@ -194,7 +194,7 @@ fn systemctl(verb: &str, unit: &str) -> Result<(), Fail> {
 }
 
 pub fn run(place: &Place, args: &Reseed) -> Done {
-    let settings = config::load_of(&place.group, None).map_err(|error| Fail::refused(error.lines()))?;
+    let settings = config::load_of(&place.group, None).map_err(|error| Fail::config(&error))?;
     let Some(database) = &settings.database else { return Err(super::no_database(place)) };
     if !nix::unistd::geteuid().is_root() {
         return Err(Fail::refused("a server's files are exchanged by root alone; run it as root"));
@@ -338,7 +338,7 @@ impl Reseeding<'_> {
 
     /// The first link that works.
     fn ask(&self) -> Result<(Offer, BufReader<Pipe>), Fail> {
-        let key = config::read_key(&config::key_path()).map_err(|error| Fail::refused(error.lines()))?;
+        let key = config::read_key(&config::key_path()).map_err(|error| Fail::config(&error))?;
         let peer = self.settings.peer.clone().unwrap_or_default();
         let pass = Pass::of_database(key.bytes(), &self.settings.group, &self.settings.node, &peer);
         let mut why = vec![];
