@@ -6,9 +6,11 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use dre::config;
+use dre::logic::group;
 use zeroize::Zeroizing;
 
 use crate::exit::Fail;
+use crate::settings::all_groups;
 
 /// Makes the key; answers what to do next.
 pub fn new(out: &Path, force: bool) -> Result<String, Fail> {
@@ -31,8 +33,48 @@ pub fn new(out: &Path, force: bool) -> Result<String, Fail> {
     let path = out.display();
     Ok(format!(
         "{path}: a new key, readable by its owner alone. Now give the peer the same one, over a channel you trust:\n  \
-         scp -p {path} root@PEER:{path}\nand on both nodes, the standby first:\n  systemctl restart dre"
+         scp -p {path} root@PEER:{path}\n{}",
+        Holders::here().take_up()
     ))
+}
+
+/// Who read the old key when it was started, and knows no other until it is started anew.
+#[derive(Default)]
+struct Holders {
+    /// Groups without a database, and those with one.
+    groups: Vec<String>,
+    databases: Vec<String>,
+    rules_files: bool,
+}
+
+impl Holders {
+    fn here() -> Self {
+        let has_database =
+            |group: &String| config::load_of(group, None).is_ok_and(|settings| settings.database.is_some());
+        let (databases, groups) = all_groups().into_iter().partition(has_database);
+        Self { groups, databases, rules_files: config::sync::locate().exists() }
+    }
+
+    /// What is to be typed. dre-vip has no key, and dre-mysql is started anew with its group.
+    fn take_up(&self) -> String {
+        let mut units: Vec<String> = self.groups.iter().map(|group| group::unit("dre", group)).collect();
+        units.extend(self.rules_files.then(|| "dre-sync".into()));
+        let mut lines = vec![];
+        if !units.is_empty() {
+            lines.push("and on both nodes, the standby first:".to_owned());
+            lines.push(format!("  systemctl restart {}", units.join(" ")));
+        }
+        for name in &self.databases {
+            let unit = group::unit("dre", name);
+            lines.push(format!(
+                "and for group {name}, whose servers' certificates and password come of the key (MariaDB's), on both nodes:"
+            ));
+            lines.push(format!("  systemctl stop {unit}                  # the standby first"));
+            lines.push(format!("  {}", group::command(name, "db bootstrap")));
+            lines.push(format!("  systemctl start {unit}                 # when both are done"));
+        }
+        lines.join("\n")
+    }
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -63,6 +105,24 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+
+    /// One that goes on with the old key is heard by nobody, and says so of the peer.
+    #[test]
+    fn everything_that_holds_the_key_is_started_anew() {
+        let of = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect();
+        let plain = Holders { groups: of(&["dre"]), ..Holders::default() };
+        assert_eq!(plain.take_up(), "and on both nodes, the standby first:\n  systemctl restart dre");
+        let all =
+            Holders { groups: of(&["dre", "web"]), databases: of(&["mysql"]), rules_files: true }.take_up();
+        for words in [
+            "\n  systemctl restart dre dre@web dre-sync\n",
+            "\n  systemctl stop dre@mysql ",
+            "\n  drectl -g mysql db bootstrap\n",
+            "\n  systemctl start dre@mysql ",
+        ] {
+            assert!(all.contains(words), "{words:?} is not in\n{all}");
+        }
+    }
 
     #[test]
     fn a_new_key_is_private_valid_never_shown_and_not_overwritten_by_accident() {
