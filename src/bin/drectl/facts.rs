@@ -16,6 +16,14 @@ use crate::preflight::{
     ARP_FILTER, Facts, Firewall, Interface, Manager, PING_RANGE, PROMOTE, Tipc, own_units,
 };
 
+/// Where the bus finds what it can have started.
+const SERVICES: [&str; 3] = [
+    "/usr/local/share/dbus-1/system-services",
+    "/usr/share/dbus-1/system-services",
+    "/usr/lib/dbus-1/system-services",
+];
+const POLKIT: &str = "org.freedesktop.PolicyKit1.service";
+
 pub fn gather(place: &Place) -> Facts {
     let mut facts = Facts {
         group: place.group.clone(),
@@ -23,6 +31,8 @@ pub fn gather(place: &Place) -> Facts {
         clock_synchronised: clock::synchronised(),
         kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
         systemd: Path::new("/run/systemd/system").is_dir(),
+        bus: Path::new("/run/dbus/system_bus_socket").exists(),
+        polkit: SERVICES.iter().any(|dir| Path::new(dir).join(POLKIT).exists()),
         interfaces: interfaces(),
         daemon: Some(Client::connect(place).and_then(|mut c| c.status()).map(|s| s.role).map_err(|f| f.text)),
         ..Facts::default()

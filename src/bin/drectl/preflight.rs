@@ -58,6 +58,10 @@ pub struct Facts {
     /// Managed services whose stop has no limit.
     pub stop_never: BTreeSet<String>,
     pub systemd: bool,
+    /// The system bus is there.
+    pub bus: bool,
+    /// The bus can have polkit started.
+    pub polkit: bool,
     /// Role of the running daemon, or why it is not to be had.
     pub daemon: Option<Result<String, String>>,
     /// Looked at where it is configured.
@@ -535,6 +539,7 @@ fn units(f: &Facts, all: &mut Vec<Finding>) {
         out.bad("this machine does not run systemd", "dre needs systemd as PID 1");
         return;
     }
+    allowed(f, &mut out);
     let dre = group::unit("dre", &f.group);
     for unit in own_units(&f.group) {
         match f.enabled.get(&unit).map(String::as_str) {
@@ -555,6 +560,21 @@ fn units(f: &Facts, all: &mut Vec<Finding>) {
         Some(Ok(role)) => out.ok(format!("{dre}.service runs, this node is {role}")),
         Some(Err(error)) => out.warn(error.clone(), format!("systemctl start {dre}")),
         None => {}
+    }
+}
+
+/// Whether systemd does what dre asks of it: over the bus, and because polkit says that it may.
+fn allowed(f: &Facts, out: &mut Out<'_>) {
+    let without = "the VIPs move, but no service follows them, and no database server that hangs is ended";
+    match (f.bus, f.polkit) {
+        (false, _) => {
+            out.bad(
+                format!("there is no system bus: {without}"),
+                "apt install dbus polkitd, or systemctl start dbus.socket",
+            );
+        }
+        (true, false) => out.bad(format!("polkit is not installed: {without}"), "apt install polkitd"),
+        (true, true) => out.ok("systemd does what dre asks for: the bus is there, and polkit is installed"),
     }
 }
 

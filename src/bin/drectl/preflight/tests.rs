@@ -61,6 +61,8 @@ fn ready() -> Facts {
         .into(),
         bound: ["diameter.service".to_owned()].into(),
         systemd: true,
+        bus: true,
+        polkit: true,
         daemon: Some(Ok("standby".into())),
         ..Facts::default()
     }
@@ -133,6 +135,8 @@ fn each_thing_that_is_wrong_is_found_with_its_remedy() {
         "NetworkManager",
         "reload NetworkManager",
     );
+    only(|f| f.bus = false, Bad, "units", "no system bus", "apt install dbus");
+    only(|f| f.polkit = false, Bad, "units", "polkit is not installed", "apt install polkitd");
     only(
         |f| f.stop_never = ["diameter.service".to_owned()].into(),
         Bad,
