@@ -55,6 +55,21 @@ fn refused(from: &str, to: &str, line: usize, words: &[&str]) {
     }
 }
 
+/// Half of what another group's file needs is not in dre.toml.
+#[test]
+fn a_mistake_points_at_the_example_of_the_groups_own_kind() {
+    for (group, example) in
+        [("dre", "/usr/share/doc/dre/dre.toml"), ("mysql", "/usr/share/doc/dre/mysql.toml")]
+    {
+        let file = PathBuf::from(format!("/etc/dre/{group}.toml"));
+        let error = parse(&[(file, "[databse]\n".into())], group, "hadev1", false).expect_err("a mistake");
+        assert!(error.lines().contains(example), "{error}");
+        let none = PathBuf::from(format!("/nonexistent/{group}.toml"));
+        let error = dre::config::load_of(group, Some(&none)).expect_err("not there");
+        assert!(error.lines().contains(example), "{error}");
+    }
+}
+
 #[test]
 fn the_example_of_the_requirements_holds() {
     let settings = read(GOOD).expect("holds");

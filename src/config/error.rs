@@ -47,14 +47,15 @@ impl Error {
         Self { findings, sources: sources.to_vec() }
     }
 
-    pub(super) fn unreadable(path: &Path, error: &std::io::Error) -> Self {
+    /// `example`: the shipped file that shows how.
+    pub(super) fn unreadable(path: &Path, error: &std::io::Error, example: &str) -> Self {
         let finding = Finding {
             place: None,
             what: format!("{}: {error}", path.display()),
             why: "without its configuration dre does not know the pair".into(),
-            remedy:
-                "write the file (example: /usr/share/doc/dre/dre.toml) or point DRE_CONFDIR at its directory"
-                    .into(),
+            remedy: format!(
+                "write the file (example: /usr/share/doc/dre/{example}) or point DRE_CONFDIR at its directory"
+            ),
         };
         Self { findings: vec![finding], sources: vec![] }
     }

@@ -154,17 +154,44 @@ pub fn groups() -> Vec<String> {
     if file_of(names::PLAIN).exists() {
         found.push(names::PLAIN.to_owned());
     }
-    // Where the others are: `avamgr.cfg` has none beside it.
-    let directory = file_of("other").parent().map(Path::to_path_buf).unwrap_or_default();
+    let others = called(&directory_of_groups()).into_iter();
+    found.extend(others.filter(|name| name != names::PLAIN && names::fault(name).is_none()));
+    found
+}
+
+/// The files that look like a group's and are none, each with why: nothing starts for them, and no daemon says so.
+pub fn no_groups() -> Vec<String> {
+    no_groups_in(&directory_of_groups())
+}
+
+fn no_groups_in(directory: &Path) -> Vec<String> {
+    let others = called(directory).into_iter().filter(|name| name != "sync");
+    let faults = others.filter_map(|name| names::fault(&name).map(|why| (name, why)));
+    faults
+        .map(|(name, why)| {
+            let path = directory.join(format!("{name}.toml"));
+            format!(
+                "{} is no group's file: no group can be called {name:?} ({why}); rename it, or move it away",
+                path.display()
+            )
+        })
+        .collect()
+}
+
+/// Where the groups' files are: `avamgr.cfg` has none beside it.
+fn directory_of_groups() -> PathBuf {
+    file_of("other").parent().map(Path::to_path_buf).unwrap_or_default()
+}
+
+/// What the `*.toml` of a directory are called, in order.
+fn called(directory: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
-    let mut others: Vec<String> = entries
+    let mut names: Vec<String> = entries
         .filter(|entry| entry.path().is_file())
         .filter_map(|entry| Some(entry.file_name().to_str()?.strip_suffix(".toml")?.to_owned()))
-        .filter(|name| name != names::PLAIN && names::fault(name).is_none())
         .collect();
-    others.sort();
-    found.extend(others);
-    found
+    names.sort();
+    names
 }
 
 /// A group's file, as the environment has it.
@@ -217,7 +244,7 @@ pub fn load_here() -> Result<(Settings, HostFindings), Error> {
 /// The same as [`load`] for a group, and for a file named by hand.
 pub fn load_of(group: &str, file: Option<&Path>) -> Result<Settings, Error> {
     let file = file.map_or_else(|| file_of(group), Path::to_path_buf);
-    let sources = read_sources(&file, Error::unreadable)?;
+    let sources = read_sources(&file, |path, error| Error::unreadable(path, error, names::example(group)))?;
     let mut settings = parse(&sources, group, &host_name(), standalone(group))?;
     settings.warnings.extend(environment::strange(|name| environment::get(group, name)));
     Ok(settings)
@@ -254,7 +281,7 @@ pub fn parse(
 ) -> Result<Settings, Error> {
     let mut whole = raw::Raw::default();
     for (path, text) in sources {
-        whole.overlay(raw::read(path, text)?);
+        whole.overlay(raw::read(path, text, names::example(group))?);
     }
     check::settings(whole, sources, group, node, standalone)
 }
@@ -325,4 +352,23 @@ pub struct Election {
     pub failback_hold: Duration,
     /// Listen this long before being ACTIVE alone.
     pub startup_hold: Duration,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_no_groups_though_it_looks_like_one_is_named_with_why() {
+        let dir = std::env::temp_dir().join(format!("dre-no-groups-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).expect("a directory");
+        for name in ["dre.toml", "mysql.toml", "sync.toml", "MySQL.toml", "donor.toml", "notes.txt"] {
+            std::fs::write(dir.join(name), "").expect("written");
+        }
+        let said = no_groups_in(&dir);
+        std::fs::remove_dir_all(&dir).expect("removed");
+        let [first, second] = said.as_slice() else { panic!("{said:?}") };
+        assert!(first.contains("/MySQL.toml") && first.contains("beginning with a letter"), "{first}");
+        assert!(second.contains("/donor.toml") && second.contains("parts of dre itself"), "{second}");
+    }
 }

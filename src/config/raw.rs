@@ -181,9 +181,9 @@ pub fn read_toml<T: serde::de::DeserializeOwned>(path: &Path, text: &str, exampl
     })
 }
 
-/// One source.
-pub fn read(path: &Path, text: &str) -> Result<Raw, Error> {
-    let file: File = read_toml(path, text, "dre.toml")?;
+/// One source. `example`: as in [`read_toml`].
+pub fn read(path: &Path, text: &str, example: &str) -> Result<Raw, Error> {
+    let file: File = read_toml(path, text, example)?;
     let place = |spanned: Option<Spanned<u64>>| spanned.map(|s| at(path, s));
     let word = |spanned: Option<Spanned<String>>| spanned.map(|s| at(path, s));
     let list =

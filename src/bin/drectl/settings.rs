@@ -83,7 +83,8 @@ pub fn check(args: &FileArgs, named: Option<&str>) -> Done {
         (None, None) if only_sync => vec![PLAIN.to_owned()],
         (None, None) => all_groups(),
     };
-    let (mut held, mut warnings, mut errors) = (vec![], vec![], vec![]);
+    let (mut held, mut errors) = (vec![], vec![]);
+    let mut warnings = if named.is_none() && args.file.is_none() { config::no_groups() } else { vec![] };
     for group in &groups {
         match load(group, file, !only_sync) {
             Ok((settings, more)) => {
