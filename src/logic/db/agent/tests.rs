@@ -487,7 +487,7 @@ fn forked(flavor: Flavor, record: Record, own: u64) -> Stage {
 }
 
 fn state(stage: &Stage) -> String {
-    format!("{} {}", stage.agent.health().word(), stage.agent.health().words().0)
+    format!("{} {}", stage.agent.health().word(), stage.agent.health().words("mysql").0)
 }
 
 /// What is on this server alone was accepted as it was then: it is replicated after it, also by an agent that was started anew, and what
