@@ -52,7 +52,7 @@ install: build
 	$(INSTALL) -m 0644 LICENSE $(DESTDIR)$(PREFIX)/share/doc/dre/LICENSE
 	$(INSTALL) -m 0644 config/dre.catalog $(LIB)/systemd/catalog/dre.catalog
 	$(INSTALL) -m 0644 config/dre.sh $(DESTDIR)/etc/profile.d/dre.sh
-	# What stands there is the administrator's.
+# What stands there is the administrator's.
 	test -e $(DESTDIR)/etc/default/dre || $(INSTALL) -m 0644 config/dre.default $(DESTDIR)/etc/default/dre
 	$(INSTALL) -m 0644 config/dre.toml $(DESTDIR)$(PREFIX)/share/doc/dre/dre.toml
 	$(INSTALL) -m 0644 config/mysql.toml $(DESTDIR)$(PREFIX)/share/doc/dre/mysql.toml

@@ -1334,16 +1334,27 @@ fn a_late_stop_of_an_earlier_lease_unit_releases_nothing() {
 fn a_role_that_is_released_is_held_back_until_the_peer_has_it() {
     let mut story = Story::with(Setup { group: "mysql".into(), ..setup(true) });
     let release = || Do(Command::LeaseRelease { unit: None });
-    story.tell(&[(10, Armed, Standby, &[]), (11, release(), Standby, &[])]);
-    story.tell(&[(20, peer(Standby), Claiming, &[]), (22, votes(), Active, &[Hold, StartActive])]);
-    story.tell(&[(30, release(), Releasing, &[Drop, StartStandby])]);
-    story.tell(&[(31, Unit(UnitState::Down), Releasing, &[]), (32, ShutNow, Standby, &[])]);
-    story.idle(100, 300);
-    let status = story.node.status(at(300), |_| String::new());
+    story.tell(&[
+        (10, Armed, Standby, &[]),
+        (11, release(), Standby, &[]),
+        (20, peer(Standby), Claiming, &[]),
+        (22, votes(), Active, &[Hold, StartActive]),
+        (23, OpenNow, Active, &[]),
+        (50, Unit(UnitState::Up), Active, &[]),
+        (100, votes(), Active, &[Hold]),
+        (103, release(), Releasing, &[Drop, StartStandby]),
+        (104, Unit(UnitState::Down), Releasing, &[]),
+        (105, ShutNow, Standby, &[]),
+    ]);
+    for ms in (200..=1500).step_by(100) {
+        story.step(ms, &peer(Standby));
+    }
+    let status = story.node.status(at(1500), |_| String::new());
     let alarm = status.alarms.iter().find(|alarm| alarm.name == "HeldBack").expect("raised");
     assert!(alarm.text.ends_with("; drectl -g mysql lease take brings it back"), "{}", alarm.text);
-    story.step(310, &peer(Active));
-    story.step(410, &peer(Active));
+    for ms in (1600..=2900).step_by(100) {
+        story.step(ms, &peer(Active));
+    }
     assert!(!story.standing().contains(&"HeldBack".into()));
 }
 
