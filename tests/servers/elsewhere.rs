@@ -11,12 +11,15 @@ use crate::product::run;
 /// Where a node sees that tree.
 pub const TREE: &str = "/opt/server";
 
+/// Of the node with this number.
+type Settings = fn(u32) -> String;
+
 /// What one needs to be laid on a node.
 pub struct Elsewhere {
     pub unit: &'static str,
     pub client: &'static str,
     /// One that is read after the package's own, and what is in it.
-    pub file: Option<(&'static str, fn(u32) -> String)>,
+    pub file: Option<(&'static str, Settings)>,
 }
 
 /// To run in the tree and not beside it. Who comes over the socket is called as the node calls it.

@@ -174,7 +174,7 @@ impl Daemon {
     /// An operator's word: what comes of it, or why nothing does.
     fn asked(&mut self, group: &str, command: Command) -> Result<String, String> {
         if let Some(why) = self.agent.refuses(&command) {
-            return Err(why.into());
+            return Err(why);
         }
         self.event(Event::Asked(command.clone()));
         Ok(match command {

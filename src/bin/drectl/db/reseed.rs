@@ -310,17 +310,18 @@ impl Reseeding<'_> {
     fn datadir(&self, stands: Option<&Stands>) -> Result<PathBuf, Fail> {
         let named = match stands {
             Some(stands) if !stands.is_mariadb => {
-                return Err(Fail::refused(
-                    "MySQL copies by its own means (CLONE INSTANCE FROM …; the README says how), then: drectl db reseeded",
-                ));
+                return Err(Fail::refused(format!(
+                    "MySQL copies by its own means (CLONE INSTANCE FROM …; the README says how), then: {}",
+                    self.place.command("db reseeded")
+                )));
             }
             Some(stands) if !stands.elsewhere.is_empty() => {
                 let parts: Vec<String> =
                     stands.elsewhere.iter().map(|(name, value)| format!("{name} = {value}")).collect();
                 return Err(Fail::refused(format!(
-                    "a part of the data lies outside of datadir ({}), and would not go with it; copy by hand with mariadb-backup, then: \
-                     drectl db reseeded",
-                    parts.join(", ")
+                    "a part of the data lies outside of datadir ({}), and would not go with it; copy by hand with mariadb-backup, then: {}",
+                    parts.join(", "),
+                    self.place.command("db reseeded")
                 )));
             }
             Some(stands) if !stands.read_only => {
@@ -406,7 +407,8 @@ impl Reseeding<'_> {
         if !io::stdin().is_terminal() {
             return Err(Fail::refused("nobody is there to confirm it; say so: --yes"));
         }
-        print("What is on this server alone is lost by it (drectl db diverged saves it). Go on? [y/N] ")?;
+        let save = self.place.command("db diverged");
+        print(&format!("What is on this server alone is lost by it ({save} saves it). Go on? [y/N] "))?;
         let mut answer = String::new();
         let _ = io::stdin().read_line(&mut answer);
         if matches!(answer.trim(), "y" | "Y" | "yes") {

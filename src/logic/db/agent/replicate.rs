@@ -14,6 +14,7 @@ use std::time::Duration;
 use super::{ALONE_AFTER, Agent, Duty, Moment, Op, Peer, Planted, SILENT_MAX, WRITE_WITHIN};
 use crate::logic::db::facts::{Action, Command, Flavor, Gtids, Probe, Receiver};
 use crate::logic::db::gtids::{Missing, Range, Who, except, target};
+use crate::logic::group;
 
 /// MariaDB: the source's log does not have what the replica asks for.
 const NOT_IN_LOG: u32 = 1236;
@@ -87,28 +88,33 @@ impl Agent {
     }
 
     /// Why an operator's word is not followed, and what to do instead.
-    pub fn refuses(&self, command: &Command) -> Option<&'static str> {
+    pub fn refuses(&self, command: &Command) -> Option<String> {
         if *command != Command::AcceptErrant {
             return None;
         }
         if matches!(self.duty, Duty::Active { .. }) {
             return Some(
                 "this node has the role, so the history that counts is here: there is nothing to accept; the command is for the standby \
-                 that says DIVERGED",
+                 that says DIVERGED"
+                    .into(),
             );
         }
+        let drectl = |words| group::command(&self.setup.group, words);
         match self.compare() {
             Compared::Forked(_) => None,
-            Compared::Unknown => Some(
+            Compared::Unknown => Some(format!(
                 "the peer's agent was not heard since the role last changed, or this server does not answer: nobody knows what is on this \
-                 server alone; once drectl db says DIVERGED, give the command again",
-            ),
-            Compared::OwnLost(_) => Some(
-                "this server lost transactions that the peer still has, and nothing can be accepted for it: drectl db reseed",
-            ),
-            Compared::Sound | Compared::Waits | Compared::PeerForked => Some(
-                "no transaction stands against replicating from the peer: there is nothing to accept; drectl db says how it stands",
-            ),
+                 server alone; once {} says DIVERGED, give the command again",
+                drectl("db")
+            )),
+            Compared::OwnLost(_) => Some(format!(
+                "this server lost transactions that the peer still has, and nothing can be accepted for it: {}",
+                drectl("db reseed")
+            )),
+            Compared::Sound | Compared::Waits | Compared::PeerForked => Some(format!(
+                "no transaction stands against replicating from the peer: there is nothing to accept; {} says how it stands",
+                drectl("db")
+            )),
         }
     }
 
