@@ -120,7 +120,12 @@ fn settled(lab: &Lab) -> Result<(&Node, &Node)> {
         let seen = lab.nodes().map(|node| (state_of(node, GROUP), database(node)));
         if let [(Ok(one), Ok(first)), (Ok(two), Ok(second))] = &seen {
             let serves = |node: &dre::snapshot::Status, db: &DatabaseStatus| {
-                node.role == "active" && node.vips.held == 1 && !db.read_only && db.state == "OK"
+                // The peer as it last said, a heartbeat ago: a switchover goes by that.
+                node.role == "active"
+                    && node.vips.held == 1
+                    && node.peer.fit
+                    && !db.read_only
+                    && db.state == "OK"
             };
             let stands_by = |node: &dre::snapshot::Status, db: &DatabaseStatus| {
                 node.role == "standby"

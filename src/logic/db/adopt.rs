@@ -29,7 +29,7 @@ pub struct Stance {
     pub log: String,
     /// Accounts that read_only does not stop.
     pub admins: Vec<String>,
-    /// It runs its events by itself, and as whom each was made by.
+    /// Its events run, each as whoever made it.
     pub runs_events: bool,
     /// What keeps transactions out of its log or its data, or errors unheard.
     pub filters: Vec<String>,

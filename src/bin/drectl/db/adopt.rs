@@ -229,7 +229,7 @@ impl Adopting<'_> {
                 "--no-checksum was given on one node alone: give both the same options; nothing was changed",
             )),
             Course::FromTheStart => {
-                let seal = self.reaches_the_seal(&mut talk).await?;
+                let seal = self.seal_or_undo(&mut talk).await?;
                 self.over(seal, &mut talk, false).await
             }
             Course::FromTheSeal | Course::Alone => {
@@ -343,7 +343,7 @@ impl Adopting<'_> {
     }
 
     /// Changes nothing where it fails.
-    async fn reaches_the_seal(&mut self, talk: &mut Talk) -> Result<Seal, Fail> {
+    async fn seal_or_undo(&mut self, talk: &mut Talk) -> Result<Seal, Fail> {
         let touched = match self.look(talk).await {
             Ok(touched) => touched,
             Err(fail) => {
