@@ -1,5 +1,7 @@
 //! Moments as people read them. Pure.
 
+use dre::shell::clock::format_utc;
+
 /// Seconds since 1970 of an RFC 3339 moment in UTC; fractions are dropped.
 pub fn seconds(text: &str) -> Option<i64> {
     let (date, time) = text.strip_suffix('Z')?.split_once('T')?;
@@ -18,18 +20,7 @@ pub fn seconds(text: &str) -> Option<i64> {
 
 /// `20261124T041021Z`, for a file's name.
 pub fn compact(seconds: i64) -> String {
-    let (days, of_day) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // The inverse of the above.
-    let days = days + 719_468;
-    let era = days.div_euclid(146_097);
-    let of_era = days.rem_euclid(146_097);
-    let year = (of_era - of_era / 1_460 + of_era / 36_524 - of_era / 146_096) / 365;
-    let of_year = of_era - (365 * year + year / 4 - year / 100);
-    let month = (5 * of_year + 2) / 153;
-    let day = of_year - (153 * month + 2) / 5 + 1;
-    let month = if month < 10 { month + 3 } else { month - 9 };
-    let year = era * 400 + year + i64::from(month <= 2);
-    format!("{year:04}{month:02}{day:02}T{:02}{:02}{:02}Z", of_day / 3_600, of_day / 60 % 60, of_day % 60)
+    format_utc(seconds).replace(['-', ':'], "")
 }
 
 /// `3 min`, `5 h`: one number, the largest unit that has at least two (or one of the smallest).
